@@ -1,0 +1,135 @@
+"""Which module runs the kernels, and what every such module offers."""
+
+import importlib.util
+import os
+import platform
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import ModuleType
+from typing import Any, Protocol, cast
+
+from numpy.typing import NDArray
+
+from . import _config
+
+Array = NDArray[Any]
+
+
+class Kernels(Protocol):
+    """The kernels of a backend: the narrow waist between checked problems and the machine.
+
+    Arrays are checked before they come here. `x` and its like are (outer, classes, inner) views with any strides, in
+    float32, float64, int16 (the bits of float16) or uint16 (the bits of bfloat16); everything is computed in float64
+    if `x` is float64, else in float32. Sample s = outer index * inner + inner index. Labels, `loss` and `scale` are
+    contiguous (samples,), `weight` is contiguous (classes,), and the last two may have length 1, which stands for a
+    constant; they and `loss` have the computing type. `out` and `grad` may be `x` itself.
+    """
+
+    def logsumexp(self, x: Array, num_threads: int, out: Array) -> None:
+        """out_s = log sum_j exp(x_sj); `out` is (samples,)."""
+
+    def softmax(self, x: Array, scale: Array, num_threads: int, out: Array) -> None:
+        """out_sj = scale_s p_sj with p = exp(x - logsumexp(x))."""
+
+    def log_softmax(self, x: Array, num_threads: int, out: Array) -> None:
+        """out_sj = x_sj - logsumexp_s(x)."""
+
+    def softmax_vjp(self, grad_output: Array, probs: Array, num_threads: int, out: Array) -> None:
+        """out_sj = p_sj (g_sj - sum_k g_sk p_sk)."""
+
+    def log_softmax_vjp(self, grad_output: Array, log_probs: Array, num_threads: int, out: Array) -> None:
+        """out_sj = g_sj - exp(log_p_sj) sum_k g_sk."""
+
+    def cross_entropy(
+        self, x: Array, target: Array, weight: Array, scale: Array, keep: float, spread: float, z_loss: float,
+        ignore_index: int, num_threads: int, loss: Array, grad: Array | None,
+    ) -> None:  # fmt: skip
+        """loss_s = sum_j q_sj (lse_s - x_sj) + z_loss lse_s^2, and scale_s times its gradient.
+
+        q_sj = weight_j (keep t_sj + spread), where t is `target` as probabilities like `x`; for labels,
+        q_sj = keep weight_y [j = y] + spread weight_j. An ignored label gives loss 0 and gradient 0.
+        """
+
+    def nll(
+        self, x: Array, target: Array, weight: Array, scale: Array, ignore_index: int, num_threads: int,
+        loss: Array, grad: Array | None,
+    ) -> None:  # fmt: skip
+        """loss_s = -sum_j weight_j t_sj x_sj, and scale_s times its gradient."""
+
+    def check_target(
+        self, target: Array, weight: Array, sample_weight: Array, num_classes: int, ignore_index: int,
+        num_threads: int,
+    ) -> tuple[int, float]:  # fmt: skip
+        """First sample whose label is neither ignored nor in [0, num_classes), or -1; sum of the counted weights."""
+
+    def weighted_sum(self, values: Array, weight: Array, num_threads: int) -> float:
+        """sum_s values_s weight_s, in double with compensation."""
+
+
+# Instruction-set level -> its module; the best comes last. x86-64 has three, other machines one.
+LEVELS = {"v2": "_kernels", "v3": "_kernels_v3", "v4": "_kernels_v4"}
+BASELINE = {"baseline": "_kernels"}
+
+
+def _cpu_features() -> Mapping[str, bool]:
+    from numpy._core._multiarray_umath import __cpu_features__
+
+    return cast(Mapping[str, bool], __cpu_features__)
+
+
+def available_levels() -> dict[str, str]:
+    """The levels that this processor runs and this installation has, the best last."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return BASELINE
+    features = _cpu_features()
+    v3 = all(features.get(name) for name in ("AVX2", "FMA3", "F16C"))
+    runs = {"v2": True, "v3": v3 and features.get("X86_V3", True), "v4": v3 and features.get("AVX512_SKX", False)}
+    return {level: module for level, module in LEVELS.items() if runs[level] and _is_installed(module)}
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(f"{__package__}.{module}") is not None
+
+
+def choose_level(environ: Mapping[str, str] = os.environ) -> str:
+    """The level to use: FASTXENT_ISA, else the best."""
+    levels = available_levels()
+    wanted = environ.get("FASTXENT_ISA") or list(levels)[-1]
+    if wanted not in levels:
+        raise RuntimeError(f"FASTXENT_ISA is {wanted!r}, expected one of {', '.join(levels)} on this machine")
+    return wanted
+
+
+def _load_cython() -> ModuleType:
+    return importlib.import_module(f"{__package__}.{available_levels()[choose_level()]}")
+
+
+def _load_numba() -> ModuleType:
+    try:
+        return importlib.import_module(f"{__package__}._numba")
+    except ImportError as error:
+        raise RuntimeError(f"backend 'numba' needs Numba: pip install 'fastxent[numba]' ({error})") from error
+
+
+def _load_cuda() -> ModuleType:
+    raise RuntimeError("backend 'cuda' is not part of this version of fastxent: use 'cython' or 'numba'")
+
+
+_LOADERS: dict[str, Callable[[], ModuleType]] = {"cython": _load_cython, "numba": _load_numba, "cuda": _load_cuda}
+
+
+@cache
+def load(backend: str) -> Kernels:
+    """The kernels of one backend.
+
+    Raises
+    ------
+    RuntimeError
+        If it cannot run here, saying what is missing.
+    """
+    return cast(Kernels, _LOADERS["cython" if backend == "auto" else backend]())
+
+
+def kernels() -> Kernels:
+    """The kernels of the backend in force."""
+    return load(_config.current().backend)

@@ -1,0 +1,254 @@
+# What every row kernel is made of: exp, storage types, and loops over one block of classes in L1.
+#
+# A block is a scratch array of BLOCK numbers in the computing type, filled to a multiple of LANES. Each loop below
+# runs over LANES independent lanes, so that compilers turn it into SIMD code of any width without being allowed to
+# reorder floating-point sums, and so that the order of a sum is the same on every machine and for every thread count.
+
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.math cimport INFINITY, NAN, exp, isinf, isnan, log1p
+
+cdef extern from * nogil:
+    """
+    #include <stdint.h>
+    #include <string.h>
+    typedef struct { uint16_t bits; } fx_half;
+    typedef struct { uint16_t bits; } fx_bfloat16;
+    static inline uint32_t fx_bits32(float x) { uint32_t b; memcpy(&b, &x, sizeof b); return b; }
+    static inline uint64_t fx_bits64(double x) { uint64_t b; memcpy(&b, &x, sizeof b); return b; }
+    static inline float fx_float(uint32_t b) { float x; memcpy(&x, &b, sizeof x); return x; }
+    static inline double fx_double(uint64_t b) { double x; memcpy(&x, &b, sizeof x); return x; }
+    """
+    ctypedef struct half "fx_half":
+        uint16_t bits
+    ctypedef struct bfloat16 "fx_bfloat16":
+        uint16_t bits
+    uint32_t bits32 "fx_bits32"(float x)
+    uint64_t bits64 "fx_bits64"(double x)
+    float float_from "fx_float"(uint32_t bits)
+    double double_from "fx_double"(uint64_t bits)
+
+ctypedef fused real:  # what we compute in
+    float
+    double
+
+ctypedef fused storage:  # what arrays hold
+    float
+    double
+    half
+    bfloat16
+
+cdef enum:
+    LANES = 64  # four AVX-512 or eight AVX2 registers of float32: enough to hide the latency of an addition
+    BLOCK = 4096  # 16 KiB of float32: half of a 32 KiB L1, and short enough that lane sums stay accurate
+
+
+# --- exp ---------------------------------------------------------------------------------------------------------
+
+
+cdef inline float exp_float(float x) noexcept nogil:
+    # Cody-Waite reduction x = n ln2 + r, |r| <= ln2/2, then a minimax polynomial of relative error 3e-9.
+    # Adding 1.5 * 2**23 rounds to the integer n and leaves it in the low bits, ready to become the exponent.
+    cdef float shifted = x * <float>1.4426950408889634 + <float>12582912.0
+    cdef float n = shifted - <float>12582912.0
+    cdef float r = (x - n * <float>0.693145751953125) - n * <float>1.428606765330187e-06
+    cdef float p = <float>0.0013814584
+    p = p * r + <float>0.008368724
+    p = p * r + <float>0.04166839
+    p = p * r + <float>0.16666521
+    p = p * r + <float>0.49999994
+    p = p * r + <float>1.0
+    p = p * r + <float>1.0
+    # Below log(smallest normal number) the result is 0; nan fails the comparison and passes through p.
+    return <float>0.0 if x < <float>-87.33654 else p * float_from((bits32(shifted) << 23) + <uint32_t>0x3F800000)
+
+
+cdef inline double exp_double(double x) noexcept nogil:
+    # The same in double: 1.5 * 2**52, and degree 11 of relative error 4e-18.
+    cdef double shifted = x * 1.4426950408889634 + 6755399441055744.0
+    cdef double n = shifted - 6755399441055744.0
+    cdef double r = (x - n * 0.6931471803691238) - n * 1.9082149292705877e-10
+    cdef double p = 2.5000047713755167e-08
+    p = p * r + 2.7630262866967239e-07
+    p = p * r + 2.75575864909139513e-06
+    p = p * r + 2.4801493061544959719e-05
+    p = p * r + 0.0001984126950636751829
+    p = p * r + 0.0013888888943662604304
+    p = p * r + 0.0083333333334945947276
+    p = p * r + 0.041666666666530050954
+    p = p * r + 0.16666666666666412263
+    p = p * r + 0.50000000000000106375
+    p = p * r + 1.0
+    p = p * r + 1.0
+    return 0.0 if x < -708.3964185322641 else p * double_from((bits64(shifted) << 52) + <uint64_t>0x3FF0000000000000)
+
+
+cdef inline real exp_negative(real x) noexcept nogil:
+    """exp(x) for x <= 0 (any x below 87 in fact), within 1 ulp; 0 where the result would be subnormal."""
+    if real is float:
+        return exp_float(x)
+    else:
+        return exp_double(x)
+
+
+# --- storage types -----------------------------------------------------------------------------------------------
+
+
+cdef inline float half_to_float(uint16_t bits) noexcept nogil:
+    # The multiplication rebiases the exponent exactly, subnormal numbers included; inf and nan keep theirs full.
+    cdef uint32_t magnitude = <uint32_t>(bits & 0x7FFF) << 13
+    cdef uint32_t scaled = bits32(float_from(magnitude) * <float>5.192296858534828e33)  # 2**112
+    if magnitude >= <uint32_t>0x0F800000:
+        scaled = magnitude | <uint32_t>0x7F800000
+    return float_from(scaled | (<uint32_t>(bits & 0x8000) << 16))
+
+
+cdef inline uint16_t half_from_float(float x) noexcept nogil:
+    # Round to nearest even: in the integer domain for normal results, by adding 0.5 (whose last place is the
+    # spacing of subnormal halves) below 2**-14. An overflow carries into the exponent and becomes inf.
+    cdef uint32_t bits = bits32(x)
+    cdef uint32_t magnitude = bits & <uint32_t>0x7FFFFFFF
+    cdef uint32_t small = bits32(float_from(magnitude) + <float>0.5) - <uint32_t>0x3F000000
+    cdef uint32_t normal = (magnitude - <uint32_t>0x38000000 + <uint32_t>0xFFF + ((magnitude >> 13) & 1)) >> 13
+    cdef uint32_t result = small if magnitude < <uint32_t>0x38800000 else normal
+    if magnitude >= <uint32_t>0x47800000:
+        result = <uint32_t>0x7C00
+    if magnitude > <uint32_t>0x7F800000:
+        result = <uint32_t>0x7E00
+    return <uint16_t>(result | ((bits >> 16) & 0x8000))
+
+
+cdef inline uint16_t bfloat16_from_float(float x) noexcept nogil:
+    cdef uint32_t bits = bits32(x)
+    cdef uint32_t rounded = (bits + <uint32_t>0x7FFF + ((bits >> 16) & 1)) >> 16
+    if (bits & <uint32_t>0x7FFFFFFF) > <uint32_t>0x7F800000:
+        rounded = (bits >> 16) | 0x40
+    return <uint16_t>rounded
+
+
+cdef inline void load(const storage* source, Py_ssize_t step, Py_ssize_t count, real* block) noexcept nogil:
+    """block[:count] = source[: count * step : step], widened."""
+    cdef Py_ssize_t j
+    if step == 1:  # known to be contiguous, the loop vectorises
+        for j in range(count):
+            block[j] = widen(source + j, block)
+    else:
+        for j in range(count):
+            block[j] = widen(source + j * step, block)
+
+
+cdef inline real widen(const storage* source, const real* _like) noexcept nogil:
+    if storage is half:
+        return half_to_float(source.bits)
+    elif storage is bfloat16:
+        return float_from(<uint32_t>source.bits << 16)
+    else:
+        return <real>source[0]
+
+
+cdef inline void store(const real* block, Py_ssize_t count, storage* target, Py_ssize_t step) noexcept nogil:
+    """target[: count * step : step] = block[:count], rounded once."""
+    cdef Py_ssize_t j
+    if step == 1:
+        for j in range(count):
+            narrow(block[j], target + j)
+    else:
+        for j in range(count):
+            narrow(block[j], target + j * step)
+
+
+cdef inline void narrow(real value, storage* target) noexcept nogil:
+    if storage is half:
+        target.bits = half_from_float(<float>value)
+    elif storage is bfloat16:
+        target.bits = bfloat16_from_float(<float>value)
+    else:
+        target[0] = <storage>value
+
+
+# --- loops over one block ----------------------------------------------------------------------------------------
+
+
+cdef inline Py_ssize_t fill_up(real* block, Py_ssize_t count, real value) noexcept nogil:
+    """Fill the block up to a multiple of LANES and return that multiple."""
+    cdef Py_ssize_t j, full = (count + LANES - 1) // LANES * LANES
+    for j in range(count, full):
+        block[j] = value
+    return full
+
+
+cdef inline real block_max(const real* block, Py_ssize_t full) noexcept nogil:
+    """The largest number, nan passed over; -inf for nan alone."""
+    cdef real lanes[LANES]
+    cdef real value, top
+    cdef Py_ssize_t j, lane
+    for lane in range(LANES):
+        lanes[lane] = -INFINITY
+    for j in range(full // LANES):
+        for lane in range(LANES):
+            value = block[j * LANES + lane]
+            lanes[lane] = value if value > lanes[lane] else lanes[lane]
+    top = -INFINITY
+    for lane in range(LANES):
+        top = lanes[lane] if lanes[lane] > top else top
+    return top
+
+
+cdef inline Py_ssize_t block_find(const real* block, Py_ssize_t full, real value) noexcept nogil:
+    """The first position of `value`, or -1."""
+    cdef Py_ssize_t j, lane
+    cdef int seen
+    for j in range(full // LANES):
+        seen = 0
+        for lane in range(LANES):
+            seen |= block[j * LANES + lane] == value
+        if seen:
+            for lane in range(LANES):
+                if block[j * LANES + lane] == value:
+                    return j * LANES + lane
+    return -1
+
+
+cdef inline double lanes_sum(const real* lanes) noexcept nogil:
+    cdef double total = 0
+    cdef Py_ssize_t lane
+    for lane in range(LANES):
+        total += lanes[lane]
+    return total
+
+
+cdef inline double block_exp_sum(real* block, Py_ssize_t full, real top) noexcept nogil:
+    """block = exp(block - top), and its sum."""
+    cdef real lanes[LANES]
+    cdef Py_ssize_t j, lane
+    for lane in range(LANES):
+        lanes[lane] = 0
+    for j in range(full // LANES):
+        for lane in range(LANES):
+            block[j * LANES + lane] = exp_negative(<real>(block[j * LANES + lane] - top))
+            lanes[lane] += block[j * LANES + lane]
+    return lanes_sum(lanes)
+
+
+cdef inline double block_sum(const real* block, Py_ssize_t full) noexcept nogil:
+    cdef real lanes[LANES]
+    cdef Py_ssize_t j, lane
+    for lane in range(LANES):
+        lanes[lane] = 0
+    for j in range(full // LANES):
+        for lane in range(LANES):
+            lanes[lane] += block[j * LANES + lane]
+    return lanes_sum(lanes)
+
+
+cdef inline double block_dot(const real* weights, const real* block, Py_ssize_t full, real top) noexcept nogil:
+    """sum of weights * (block - top), where a weight of 0 counts 0 even against inf."""
+    cdef real lanes[LANES]
+    cdef real term
+    cdef Py_ssize_t j, lane
+    for lane in range(LANES):
+        lanes[lane] = 0
+    for j in range(full // LANES):
+        for lane in range(LANES):
+            term = weights[j * LANES + lane] * (block[j * LANES + lane] - top)
+            lanes[lane] += term if weights[j * LANES + lane] != 0 else 0
+    return lanes_sum(lanes)

@@ -1,0 +1,198 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: binding=True, embedsignature=False, freethreading_compatible=True
+"""Compiled kernels: one pass over each sample's classes, forward and gradient together.
+
+Arrays arrive checked, as (outer, classes, inner) views with any strides; sample s = outer index * inner + inner index.
+Per-sample arrays are contiguous, of length n = outer * inner; `weight` is per class. Either may have length 1, which
+stands for a constant. int16 and uint16 hold the bits of float16 and bfloat16. The names, signatures and results are
+those of `_backends.Kernels`, which documents them; `reference.py` says what they compute.
+
+This file is compiled once per instruction-set level (see setup.py), so nothing in it may depend on one.
+"""
+
+cimport numpy as cnp
+from libc.string cimport memset
+from cython.parallel cimport prange
+
+include "_blocks.pxi"
+include "_rows.pxi"
+include "_tasks.pxi"
+
+cnp.import_array()
+
+cdef extern from *:
+    """
+    #ifndef FASTXENT_FLAGS
+    #define FASTXENT_FLAGS "unknown"
+    #endif
+    #if defined(__clang__)
+    #define FASTXENT_COMPILER "Clang " __clang_version__
+    #elif defined(__GNUC__)
+    #define FASTXENT_COMPILER "GCC " __VERSION__
+    #else
+    #define FASTXENT_COMPILER "other"
+    #endif
+    #ifdef _OPENMP
+    #define FASTXENT_OPENMP 1
+    #else
+    #define FASTXENT_OPENMP 0
+    #endif
+    """
+    const char* FASTXENT_FLAGS
+    const char* FASTXENT_COMPILER
+    const bint FASTXENT_OPENMP
+
+BUILD = {
+    "compiler": FASTXENT_COMPILER.decode(),
+    "flags": FASTXENT_FLAGS.decode(),
+    "openmp": bool(FASTXENT_OPENMP),
+}
+
+
+cdef Tensor as_tensor(cnp.ndarray a):
+    cdef Tensor tensor
+    cdef int kind = cnp.PyArray_TYPE(a)
+    tensor.itemsize = cnp.PyArray_ITEMSIZE(a)
+    tensor.data = cnp.PyArray_BYTES(a)
+    tensor.outer = cnp.PyArray_STRIDE(a, 0) // tensor.itemsize
+    tensor.step = cnp.PyArray_STRIDE(a, 1) // tensor.itemsize
+    tensor.inner = cnp.PyArray_STRIDE(a, 2) // tensor.itemsize
+    if kind == cnp.NPY_FLOAT32:
+        tensor.storage = FLOAT32
+    elif kind == cnp.NPY_FLOAT64:
+        tensor.storage = FLOAT64
+    elif kind == cnp.NPY_INT16:
+        tensor.storage = FLOAT16
+    elif kind == cnp.NPY_UINT16:
+        tensor.storage = BFLOAT16
+    else:
+        raise TypeError(f"no kernel for arrays of {a.dtype}")
+    return tensor
+
+
+cdef Constants as_constants(cnp.ndarray a):
+    cdef Constants constants
+    constants.data = cnp.PyArray_DATA(a)
+    constants.step = 0 if cnp.PyArray_SIZE(a) == 1 else 1
+    return constants
+
+
+cdef Job new_job(Operation operation, cnp.ndarray x, cnp.ndarray y, cnp.ndarray out):
+    cdef Job job
+    memset(&job, 0, sizeof(job))
+    job.operation = operation
+    job.samples = cnp.PyArray_DIM(x, 0) * cnp.PyArray_DIM(x, 2)
+    job.classes = cnp.PyArray_DIM(x, 1)
+    job.blocks = (job.classes + BLOCK - 1) // BLOCK
+    job.inner = max(1, cnp.PyArray_DIM(x, 2))
+    job.x = as_tensor(x)
+    if y is not None:
+        job.y = as_tensor(y)
+    if out is not None:
+        job.out = as_tensor(out)
+    return job
+
+
+cdef Job new_loss(
+    Operation operation, cnp.ndarray x, cnp.ndarray target, cnp.ndarray weight, cnp.ndarray scale,
+    int64_t ignore_index, cnp.ndarray loss, cnp.ndarray grad,
+):
+    cdef bint labelled = cnp.PyArray_NDIM(target) == 1
+    cdef Job job = new_job(operation, x, None if labelled else target, grad)
+    if labelled:
+        job.labels = <const int64_t*>cnp.PyArray_DATA(target)
+    job.weight = as_constants(weight)
+    job.scale = as_constants(scale)
+    job.per_sample = cnp.PyArray_DATA(loss)
+    job.ignore_index = ignore_index
+    job.keep = 1
+    return job
+
+
+def logsumexp(cnp.ndarray x, int num_threads, cnp.ndarray out):
+    cdef Job job = new_job(LOGSUMEXP, x, None, None)
+    job.per_sample = cnp.PyArray_DATA(out)
+    with nogil:
+        run(&job, num_threads)
+
+
+def softmax(cnp.ndarray x, cnp.ndarray scale, int num_threads, cnp.ndarray out):
+    cdef Job job = new_job(SOFTMAX, x, None, out)
+    job.scale = as_constants(scale)
+    with nogil:
+        run(&job, num_threads)
+
+
+def log_softmax(cnp.ndarray x, int num_threads, cnp.ndarray out):
+    cdef Job job = new_job(LOG_SOFTMAX, x, None, out)
+    with nogil:
+        run(&job, num_threads)
+
+
+def softmax_vjp(cnp.ndarray grad_output, cnp.ndarray probs, int num_threads, cnp.ndarray out):
+    cdef Job job = new_job(SOFTMAX_VJP, probs, grad_output, out)
+    with nogil:
+        run(&job, num_threads)
+
+
+def log_softmax_vjp(cnp.ndarray grad_output, cnp.ndarray log_probs, int num_threads, cnp.ndarray out):
+    cdef Job job = new_job(LOG_SOFTMAX_VJP, log_probs, grad_output, out)
+    with nogil:
+        run(&job, num_threads)
+
+
+def cross_entropy(
+    cnp.ndarray x, cnp.ndarray target, cnp.ndarray weight, cnp.ndarray scale, double keep, double spread,
+    double z_loss, int64_t ignore_index, int num_threads, cnp.ndarray loss, cnp.ndarray grad,
+):
+    cdef Job job = new_loss(CROSS_ENTROPY, x, target, weight, scale, ignore_index, loss, grad)
+    job.keep = keep
+    job.spread = spread
+    job.z_loss = z_loss
+    with nogil:
+        run(&job, num_threads)
+
+
+def nll(
+    cnp.ndarray x, cnp.ndarray target, cnp.ndarray weight, cnp.ndarray scale, int64_t ignore_index, int num_threads,
+    cnp.ndarray loss, cnp.ndarray grad,
+):
+    cdef Job job = new_loss(NLL, x, target, weight, scale, ignore_index, loss, grad)
+    with nogil:
+        run(&job, num_threads)
+
+
+def check_target(
+    cnp.ndarray target, cnp.ndarray weight, cnp.ndarray sample_weight, Py_ssize_t num_classes, int64_t ignore_index,
+    int num_threads,
+):
+    cdef Job job
+    cdef Py_ssize_t bad
+    cdef double total
+    cdef bint precise = cnp.PyArray_TYPE(weight) == cnp.NPY_FLOAT64
+    memset(&job, 0, sizeof(job))
+    job.operation = CHECK_TARGET
+    job.samples = cnp.PyArray_SIZE(target)
+    job.classes = num_classes
+    job.labels = <const int64_t*>cnp.PyArray_DATA(target)
+    job.weight = as_constants(weight)
+    job.scale = as_constants(sample_weight)
+    job.ignore_index = ignore_index
+    with nogil:
+        total = run_chunks(&job, &bad, precise, num_threads)
+    return bad, total
+
+
+def weighted_sum(cnp.ndarray values, cnp.ndarray weight, int num_threads):
+    cdef Job job
+    cdef Py_ssize_t bad
+    cdef double total
+    cdef bint precise = cnp.PyArray_TYPE(values) == cnp.NPY_FLOAT64
+    memset(&job, 0, sizeof(job))
+    job.operation = WEIGHTED_SUM
+    job.samples = cnp.PyArray_SIZE(values)
+    job.per_sample = cnp.PyArray_DATA(values)
+    job.scale = as_constants(weight)
+    with nogil:
+        total = run_chunks(&job, &bad, precise, num_threads)
+    return total

@@ -1,0 +1,374 @@
+# One sample at a time: a pass over its classes, block by block, then the formula of the operation.
+
+cdef enum Operation:
+    LOGSUMEXP
+    SOFTMAX
+    LOG_SOFTMAX
+    SOFTMAX_VJP
+    LOG_SOFTMAX_VJP
+    CROSS_ENTROPY
+    NLL
+    CHECK_TARGET
+    WEIGHTED_SUM
+
+cdef enum Storage:
+    NO_ARRAY
+    FLOAT32
+    FLOAT64
+    FLOAT16
+    BFLOAT16
+
+cdef enum:
+    GRAIN = 32768  # elements in one task: about 5 us of work, below which a team of threads costs more than it gives
+    SAMPLES = 8192  # per-sample numbers in one partial sum
+    MAX_CHUNKS = 1024  # partial sums: more samples make them longer
+    SUM_LANES = 16
+
+cdef struct Tensor:
+    char* data
+    Py_ssize_t outer, step, inner  # strides in elements; step is the class axis's
+    Py_ssize_t itemsize
+    Storage storage
+
+cdef struct Constants:  # a per-sample or per-class array, or one constant
+    void* data
+    Py_ssize_t step  # 0 for a constant
+
+cdef struct Job:
+    Operation operation
+    Py_ssize_t samples, classes, blocks, inner
+    Tensor x  # (outer, classes, inner): logits, log-probabilities or probabilities
+    Tensor y  # (outer, classes, inner): target probabilities or the incoming gradient
+    Tensor out  # (outer, classes, inner): result or gradient
+    const int64_t* labels  # (samples,)
+    Constants weight  # (classes,)
+    Constants scale  # (samples,)
+    void* per_sample  # (samples,): loss or log-sum-exp
+    double keep, spread, z_loss
+    int64_t ignore_index
+
+cdef struct Row:  # what one pass over a sample's classes finds
+    double top  # the largest logit
+    Py_ssize_t at  # its class
+    double rest  # sum of exp(x - top) over the other classes
+    double mass  # sum of q, the target distribution times class weights (without the hot label)
+    double cross  # sum of q * (x - top)
+
+
+# --- one block of one sample -------------------------------------------------------------------------------------
+
+
+cdef inline char* sample_at(const Tensor* tensor, Py_ssize_t inner, Py_ssize_t s) noexcept nogil:
+    return tensor.data + ((s // inner) * tensor.outer + (s % inner) * tensor.inner) * tensor.itemsize
+
+
+cdef inline Py_ssize_t read(
+    const Tensor* tensor, const char* sample, Py_ssize_t b, Py_ssize_t classes, real* block, real filler
+) noexcept nogil:
+    """Widen the b-th BLOCK of a sample's classes; returns the filled length."""
+    cdef Py_ssize_t count = min(classes - b * BLOCK, BLOCK)
+    cdef const char* source = sample + b * BLOCK * tensor.step * tensor.itemsize
+    if tensor.storage == FLOAT32:
+        load(<const float*>source, tensor.step, count, block)
+    elif tensor.storage == FLOAT64:
+        load(<const double*>source, tensor.step, count, block)
+    elif tensor.storage == FLOAT16:
+        load(<const half*>source, tensor.step, count, block)
+    else:
+        load(<const bfloat16*>source, tensor.step, count, block)
+    return fill_up(block, count, filler)
+
+
+cdef inline void write(
+    const Tensor* tensor, char* sample, Py_ssize_t b, Py_ssize_t classes, const real* block
+) noexcept nogil:
+    cdef Py_ssize_t count = min(classes - b * BLOCK, BLOCK)
+    cdef char* target = sample + b * BLOCK * tensor.step * tensor.itemsize
+    if tensor.storage == FLOAT32:
+        store(block, count, <float*>target, tensor.step)
+    elif tensor.storage == FLOAT64:
+        store(block, count, <double*>target, tensor.step)
+    elif tensor.storage == FLOAT16:
+        store(block, count, <half*>target, tensor.step)
+    else:
+        store(block, count, <bfloat16*>target, tensor.step)
+
+
+cdef inline double read_one(const Tensor* tensor, const char* sample, Py_ssize_t j) noexcept nogil:
+    cdef double value
+    cdef const char* source = sample + j * tensor.step * tensor.itemsize
+    if tensor.storage == FLOAT32:
+        return (<const float*>source)[0]
+    elif tensor.storage == FLOAT64:
+        return (<const double*>source)[0]
+    elif tensor.storage == FLOAT16:
+        return half_to_float((<const half*>source).bits)
+    return float_from(<uint32_t>(<const bfloat16*>source).bits << 16)
+
+
+cdef inline Py_ssize_t read_target(const Job* job, Py_ssize_t s, Py_ssize_t b, real* q) noexcept nogil:
+    """q = weight * (keep * target + spread) for one block, the target being 0 where only a label is known."""
+    cdef const real* weight = <const real*>job.weight.data + b * BLOCK * job.weight.step
+    cdef Py_ssize_t j, step = job.weight.step, count = min(job.classes - b * BLOCK, BLOCK)
+    cdef real keep = job.keep, spread = job.spread
+    if job.y.storage == NO_ARRAY:
+        for j in range(count):
+            q[j] = weight[j * step] * spread
+        return fill_up(q, count, <real>0)
+    cdef Py_ssize_t full = read(&job.y, sample_at(&job.y, job.inner, s), b, job.classes, q, <real>0)
+    for j in range(count):
+        q[j] = weight[j * step] * (keep * q[j] + spread)
+    return full
+
+
+# --- one sample --------------------------------------------------------------------------------------------------
+
+
+cdef inline Row scan(const Job* job, Py_ssize_t s, real* block, real* q) noexcept nogil:
+    """One pass: largest logit, sum of the other exponentials, and the target's cross terms.
+
+    The sum leaves the largest term out, so that log1p(rest) and rest / (1 + rest) keep full precision where one class
+    has nearly all the probability (Blanchard, Higham, Higham 2021, algorithm 4.1). Blocks are summed in double, and
+    the sum is rescaled once per block that raises the maximum (Milakov, Gimelshein 2018).
+    When all classes fit in one block, it is left holding exp(x - top).
+    """
+    cdef Row row
+    cdef Py_ssize_t b, full, found
+    cdef double block_top
+    cdef real top
+    cdef bint dense = q != NULL
+    cdef const char* sample = sample_at(&job.x, job.inner, s)
+    row.top = -INFINITY
+    row.at = -1
+    row.rest = row.mass = row.cross = 0
+    for b in range(job.blocks):
+        full = read(&job.x, sample, b, job.classes, block, <real>-INFINITY)
+        block_top = block_max(block, full)
+        found = -1
+        if block_top > row.top:
+            found = block_find(block, full, <real>block_top)
+            if row.at >= 0:
+                row.rest = (row.rest + 1) * exp(row.top - block_top)
+                row.cross -= row.mass * (block_top - row.top)
+            row.top = block_top
+            row.at = b * BLOCK + found
+        top = <real>(row.top if row.at >= 0 else 0)
+        if dense:
+            read_target(job, s, b, q)
+            row.mass += block_sum(q, full)
+            row.cross += block_dot(q, block, full, top)
+        if found >= 0:
+            block[found] = -INFINITY
+        row.rest += block_exp_sum(block, full, top)
+        if found >= 0:
+            block[found] = 1
+    if isinf(row.top):
+        row.rest = NAN
+    return row
+
+
+cdef inline Py_ssize_t exponentials(
+    const Job* job, Py_ssize_t s, Py_ssize_t b, const Row* row, real* block
+) noexcept nogil:
+    """block = exp(x - top); still there from the scan when it was the only block."""
+    cdef Py_ssize_t full
+    if job.classes <= BLOCK:
+        return (job.classes + LANES - 1) // LANES * LANES
+    full = read(&job.x, sample_at(&job.x, job.inner, s), b, job.classes, block, <real>-INFINITY)
+    block_exp_sum(block, full, <real>row.top)
+    return full
+
+
+cdef inline void logsumexp_sample(const Job* job, Py_ssize_t s, real* block) noexcept nogil:
+    cdef Row row = scan(job, s, block, <real*>NULL)
+    cdef double result = row.top + log1p(row.rest)
+    cdef const char* sample = sample_at(&job.x, job.inner, s)
+    cdef Py_ssize_t j
+    if isinf(row.top):  # all -inf, or some +inf: the limit, unless there is a nan
+        result = row.top
+        for j in range(job.classes):
+            if isnan(read_one(&job.x, sample, j)):
+                result = NAN
+    (<real*>job.per_sample)[s] = <real>result
+
+
+cdef inline void softmax_sample(const Job* job, Py_ssize_t s, real* block) noexcept nogil:
+    cdef Row row = scan(job, s, block, <real*>NULL)
+    cdef real scale = <real>((<const real*>job.scale.data)[s * job.scale.step] / (1 + row.rest))
+    cdef char* out = sample_at(&job.out, job.inner, s)
+    cdef Py_ssize_t b, full, j
+    for b in range(job.blocks):
+        full = exponentials(job, s, b, &row, block)
+        for j in range(full):
+            block[j] = block[j] * scale
+        write(&job.out, out, b, job.classes, block)
+
+
+cdef inline void log_softmax_sample(const Job* job, Py_ssize_t s, real* block) noexcept nogil:
+    cdef Row row = scan(job, s, block, <real*>NULL)
+    cdef real top = <real>row.top, log_total = <real>log1p(row.rest)
+    cdef const char* sample = sample_at(&job.x, job.inner, s)
+    cdef char* out = sample_at(&job.out, job.inner, s)
+    cdef Py_ssize_t b, full, j
+    for b in range(job.blocks):
+        full = read(&job.x, sample, b, job.classes, block, <real>0)
+        for j in range(full):
+            block[j] = (block[j] - top) - log_total
+        write(&job.out, out, b, job.classes, block)
+
+
+cdef inline void softmax_vjp_sample(const Job* job, Py_ssize_t s, real* p, real* g) noexcept nogil:
+    """p * (g - sum(g * p)); two passes over both arrays."""
+    cdef const char* probs = sample_at(&job.x, job.inner, s)
+    cdef const char* grad = sample_at(&job.y, job.inner, s)
+    cdef char* out = sample_at(&job.out, job.inner, s)
+    cdef Py_ssize_t b, full, j
+    cdef double dot = 0
+    for b in range(job.blocks):
+        full = read(&job.x, probs, b, job.classes, p, <real>0)
+        read(&job.y, grad, b, job.classes, g, <real>0)
+        dot += block_dot(p, g, full, <real>0)
+    for b in range(job.blocks):
+        full = read(&job.x, probs, b, job.classes, p, <real>0)
+        read(&job.y, grad, b, job.classes, g, <real>0)
+        for j in range(full):
+            p[j] = p[j] * (g[j] - <real>dot)
+        write(&job.out, out, b, job.classes, p)
+
+
+cdef inline void log_softmax_vjp_sample(const Job* job, Py_ssize_t s, real* p, real* g) noexcept nogil:
+    """g - exp(log_probs) * sum(g); two passes over g, one over log_probs."""
+    cdef const char* log_probs = sample_at(&job.x, job.inner, s)
+    cdef const char* grad = sample_at(&job.y, job.inner, s)
+    cdef char* out = sample_at(&job.out, job.inner, s)
+    cdef Py_ssize_t b, full, j
+    cdef double total = 0
+    for b in range(job.blocks):
+        full = read(&job.y, grad, b, job.classes, g, <real>0)
+        total += block_sum(g, full)
+    for b in range(job.blocks):
+        full = read(&job.x, log_probs, b, job.classes, p, <real>0)
+        read(&job.y, grad, b, job.classes, g, <real>0)
+        if block_max(p, full) > 80:  # no probability, but not our business: only out of range of exp_negative
+            for j in range(full):
+                p[j] = <real>exp(p[j])
+        else:
+            for j in range(full):
+                p[j] = exp_negative(p[j])
+        for j in range(full):
+            g[j] = g[j] - p[j] * <real>total
+        write(&job.out, out, b, job.classes, g)
+
+
+cdef inline void fill_sample(const Job* job, Py_ssize_t s, real value, real* block) noexcept nogil:
+    cdef char* out = sample_at(&job.out, job.inner, s)
+    cdef Py_ssize_t b, j
+    for j in range(min(job.classes, BLOCK)):
+        block[j] = value
+    for b in range(job.blocks):
+        write(&job.out, out, b, job.classes, block)
+
+
+cdef inline bint skip_label(const Job* job, Py_ssize_t s, real* block) noexcept nogil:
+    """Settle samples with an ignored label (0) or one that became invalid since it was checked (nan)."""
+    if job.y.storage != NO_ARRAY:
+        return False
+    cdef int64_t label = job.labels[s]
+    cdef real value = 0
+    if label != job.ignore_index:
+        if 0 <= label < job.classes:
+            return False
+        value = NAN
+    (<real*>job.per_sample)[s] = value
+    if job.out.storage != NO_ARRAY:
+        fill_sample(job, s, value, block)
+    return True
+
+
+cdef inline void cross_entropy_sample(const Job* job, Py_ssize_t s, real* block, real* q) noexcept nogil:
+    """loss = sum_j t_j (lse - x_j) + z lse^2, t = q + hot [j == label]; every term is >= 0, so nothing cancels."""
+    if skip_label(job, s, block):
+        return
+    cdef bint labelled = job.y.storage == NO_ARRAY
+    cdef bint dense = not labelled or job.spread != 0
+    cdef const char* sample = sample_at(&job.x, job.inner, s)
+    cdef Row row = scan(job, s, block, q if dense else <real*>NULL)
+    cdef double log_total = log1p(row.rest)
+    cdef double lse = row.top + log_total
+    cdef double loss = row.mass * log_total - row.cross + job.z_loss * lse * lse
+    cdef double hot = 0, below = 0
+    cdef Py_ssize_t k = row.at
+    if labelled:
+        k = job.labels[s]
+        hot = job.keep * (<const real*>job.weight.data)[k * job.weight.step]
+        below = read_one(&job.x, sample, k) - row.top
+        loss += hot * (log_total - below)
+    (<real*>job.per_sample)[s] = <real>loss
+    if job.out.storage != NO_ARRAY:
+        cross_entropy_gradient(job, s, &row, 2 * job.z_loss * lse, hot, exp(below), k, block, q if dense else <real*>NULL)
+
+
+cdef inline void cross_entropy_gradient(
+    const Job* job, Py_ssize_t s, const Row* row, double z, double hot, double e_k, Py_ssize_t k, real* block, real* q
+) noexcept nogil:
+    """scale * ((mass + hot + z) p_j - t_j), with class k (the label, or the likeliest class) apart.
+
+    p_k - 1 is computed as minus the sum of the other probabilities, which keeps tiny gradients exact.
+    """
+    cdef double scale = (<const real*>job.scale.data)[s * job.scale.step]
+    cdef double total = 1 + row.rest
+    cdef real factor = <real>(scale * (row.mass + hot + z) / total)
+    cdef real minus = <real>-scale
+    cdef double t_k
+    cdef char* out = sample_at(&job.out, job.inner, s)
+    cdef Py_ssize_t b, full, j
+    for b in range(job.blocks):
+        full = exponentials(job, s, b, row, block)
+        if q == NULL:
+            for j in range(full):
+                block[j] = factor * block[j]
+        else:
+            read_target(job, s, b, q)
+            for j in range(full):
+                block[j] = factor * block[j] + minus * q[j]
+        if 0 <= k - b * BLOCK < BLOCK:
+            t_k = 0 if q == NULL else q[k - b * BLOCK]
+            block[k - b * BLOCK] = <real>(
+                scale * ((row.mass - t_k + z) * e_k - (hot + t_k) * (row.rest + (1 - e_k))) / total
+            )
+        write(&job.out, out, b, job.classes, block)
+
+
+cdef inline void nll_sample(const Job* job, Py_ssize_t s, real* block, real* q) noexcept nogil:
+    """loss = -sum_j t_j x_j, gradient -t: only the label's class is read, or all classes once for probabilities."""
+    if skip_label(job, s, block):
+        return
+    cdef const char* sample = sample_at(&job.x, job.inner, s)
+    cdef double loss = 0, hot = 0
+    cdef Py_ssize_t b, full, label = -1
+    if job.y.storage == NO_ARRAY:
+        label = job.labels[s]
+        hot = (<const real*>job.weight.data)[label * job.weight.step]
+        loss = -hot * read_one(&job.x, sample, label)
+    else:
+        for b in range(job.blocks):
+            full = read(&job.x, sample, b, job.classes, block, <real>0)
+            read_target(job, s, b, q)
+            loss -= block_dot(q, block, full, <real>0)
+    (<real*>job.per_sample)[s] = <real>loss
+    if job.out.storage != NO_ARRAY:
+        nll_gradient(job, s, hot, label, q)
+
+
+cdef inline void nll_gradient(const Job* job, Py_ssize_t s, double hot, Py_ssize_t label, real* q) noexcept nogil:
+    """-scale * t: one entry under zeros, or the target's probabilities."""
+    cdef char* out = sample_at(&job.out, job.inner, s)
+    cdef real minus = -(<const real*>job.scale.data)[s * job.scale.step]
+    cdef Py_ssize_t b, full, j
+    for b in range(job.blocks):
+        full = read_target(job, s, b, q)
+        for j in range(full):
+            q[j] = minus * q[j] if q[j] != 0 else 0
+        if 0 <= label - b * BLOCK < BLOCK:
+            q[label - b * BLOCK] = <real>(minus * hot)
+        write(&job.out, out, b, job.classes, q)

@@ -1,0 +1,145 @@
+# All samples: dealt out to threads in pieces that depend on the problem alone, so that results never depend on the
+# number of threads.
+
+# --- all samples -------------------------------------------------------------------------------------------------
+
+
+cdef void run_samples(const Job* job, Py_ssize_t begin, Py_ssize_t end, const real* _like) noexcept nogil:
+    cdef real block[BLOCK]
+    cdef real q[BLOCK]
+    cdef Py_ssize_t s
+    for s in range(begin, end):
+        if job.operation == CROSS_ENTROPY:
+            cross_entropy_sample(job, s, block, q)
+        elif job.operation == NLL:
+            nll_sample(job, s, block, q)
+        elif job.operation == LOGSUMEXP:
+            logsumexp_sample(job, s, block)
+        elif job.operation == SOFTMAX:
+            softmax_sample(job, s, block)
+        elif job.operation == LOG_SOFTMAX:
+            log_softmax_sample(job, s, block)
+        elif job.operation == SOFTMAX_VJP:
+            softmax_vjp_sample(job, s, block, q)
+        elif job.operation == LOG_SOFTMAX_VJP:
+            log_softmax_vjp_sample(job, s, block, q)
+
+
+cdef inline void run_task(const Job* job, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    if job.x.storage == FLOAT64:
+        run_samples(job, begin, end, <const double*>NULL)
+    else:
+        run_samples(job, begin, end, <const float*>NULL)
+
+
+cdef void run(const Job* job, int num_threads) noexcept nogil:
+    """Deal the samples out in tasks of about GRAIN elements; one task or one thread never enters OpenMP."""
+    cdef Py_ssize_t per_task = max(1, GRAIN // max(1, job.classes))
+    cdef Py_ssize_t tasks = (job.samples + per_task - 1) // per_task
+    cdef Py_ssize_t task
+    cdef int team = <int>min(<Py_ssize_t>num_threads, tasks)
+    if team <= 1:
+        run_task(job, 0, job.samples)
+        return
+    for task in prange(tasks, num_threads=team, schedule="dynamic", chunksize=1):
+        run_task(job, task * per_task, min((task + 1) * per_task, job.samples))
+
+
+# --- per-sample sums ---------------------------------------------------------------------------------------------
+
+
+cdef inline void add(double* total, double* error, double term) noexcept nogil:
+    """Knuth's two-sum: total + error stays the exact sum."""
+    cdef double before = total[0]
+    cdef double after = before + term
+    cdef double shift = after - before
+    error[0] += (before - (after - shift)) + (term - shift)
+    total[0] = after
+
+
+cdef inline double settle(double total, double error) noexcept nogil:
+    return total + error if not isinf(total) else total  # beside inf the error is nan
+
+
+cdef double sum_chunk(const Job* job, Py_ssize_t begin, Py_ssize_t end, const real* _like) noexcept nogil:
+    """Sum of per_sample * scale in double, compensated."""
+    cdef const real* values = <const real*>job.per_sample
+    cdef const real* scale = <const real*>job.scale.data
+    cdef double totals[SUM_LANES]
+    cdef double errors[SUM_LANES]
+    cdef double total = 0, error = 0
+    cdef Py_ssize_t s, i, lane, groups = (end - begin) // SUM_LANES
+    for lane in range(SUM_LANES):
+        totals[lane] = errors[lane] = 0
+    for i in range(groups):
+        for lane in range(SUM_LANES):
+            s = begin + i * SUM_LANES + lane
+            add(&totals[lane], &errors[lane], <double>values[s] * scale[s * job.scale.step])
+    for s in range(begin + groups * SUM_LANES, end):
+        add(&total, &error, <double>values[s] * scale[s * job.scale.step])
+    for lane in range(SUM_LANES):
+        add(&total, &error, settle(totals[lane], errors[lane]))
+    return settle(total, error)
+
+
+cdef double label_chunk(
+    const Job* job, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t* bad, const real* _like
+) noexcept nogil:
+    """Sum of weight[label] * scale over the labels that count; `bad` is the first label out of range, or -1."""
+    cdef const real* weight = <const real*>job.weight.data
+    cdef const real* scale = <const real*>job.scale.data
+    cdef double total = 0, error = 0
+    cdef int64_t label
+    cdef Py_ssize_t s, counted = 0
+    cdef int invalid = 0
+    bad[0] = -1
+    for s in range(begin, end):
+        label = job.labels[s]
+        counted += label != job.ignore_index
+        invalid |= (label != job.ignore_index) & (<uint64_t>label >= <uint64_t>job.classes)
+    if invalid:
+        for s in range(begin, end):
+            label = job.labels[s]
+            if label != job.ignore_index and not 0 <= label < job.classes:
+                bad[0] = s
+                return 0
+    if job.weight.step == 0 and job.scale.step == 0:
+        return <double>counted * weight[0] * scale[0]
+    for s in range(begin, end):
+        label = job.labels[s]
+        if label != job.ignore_index and 0 <= label < job.classes:
+            add(&total, &error, <double>weight[label * job.weight.step] * scale[s * job.scale.step])
+    return settle(total, error)
+
+
+cdef inline double chunk(const Job* job, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t* bad, bint precise) noexcept nogil:
+    if job.operation == CHECK_TARGET:
+        if precise:
+            return label_chunk(job, begin, end, bad, <const double*>NULL)
+        return label_chunk(job, begin, end, bad, <const float*>NULL)
+    if precise:
+        return sum_chunk(job, begin, end, <const double*>NULL)
+    return sum_chunk(job, begin, end, <const float*>NULL)
+
+
+cdef double run_chunks(const Job* job, Py_ssize_t* bad, bint precise, int num_threads) noexcept nogil:
+    """Add up chunks whose bounds depend on the number of samples alone, in order."""
+    cdef double sums[MAX_CHUNKS]
+    cdef Py_ssize_t bads[MAX_CHUNKS]
+    cdef Py_ssize_t size = max(SAMPLES, (job.samples + MAX_CHUNKS - 1) // MAX_CHUNKS)
+    cdef Py_ssize_t chunks = (job.samples + size - 1) // size
+    cdef Py_ssize_t i
+    cdef int team = <int>min(<Py_ssize_t>num_threads, chunks)
+    cdef double total = 0, error = 0
+    if team <= 1:
+        for i in range(chunks):
+            sums[i] = chunk(job, i * size, min((i + 1) * size, job.samples), &bads[i], precise)
+    else:
+        for i in prange(chunks, num_threads=team, schedule="dynamic", chunksize=1):
+            sums[i] = chunk(job, i * size, min((i + 1) * size, job.samples), &bads[i], precise)
+    bad[0] = -1
+    for i in range(chunks):
+        add(&total, &error, sums[i])
+        if job.operation == CHECK_TARGET and bad[0] < 0:
+            bad[0] = bads[i]
+    return settle(total, error)

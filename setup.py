@@ -1,0 +1,52 @@
+"""Build the compiled kernels: one extension module per instruction-set level, all from `_kernels.pyx`."""
+
+import platform
+import sys
+
+import numpy as np
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+# Safe with nan and inf: neither errno nor the floating-point exception flags are read, and a fused multiply-add only
+# rounds once less. Nothing here lets the compiler reorder sums or assume finite numbers.
+GCC_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+
+# module -> flags of its level. `_backends.py` picks the best one that the processor can run.
+LEVELS = {
+    "x86_64": {
+        "_kernels": ["-march=x86-64-v2"],
+        "_kernels_v3": ["-march=x86-64-v3"],
+        # GCC and Clang prefer 256-bit vectors on x86-64-v4 unless told.
+        "_kernels_v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+    },
+}
+
+
+SOURCES = [f"fastxent/{name}" for name in ("_kernels.pyx", "_blocks.pxi", "_rows.pxi", "_tasks.pxi")]
+
+
+def extensions() -> list[Extension]:
+    machine = platform.machine().lower().replace("amd64", "x86_64")
+    if sys.platform == "win32":  # MSVC: one level, whose vector width is the x86-64 baseline
+        levels, flags, openmp = {"_kernels": []}, ["/O2"], ["/openmp"]
+    else:
+        levels, flags = LEVELS.get(machine, {"_kernels": []}), GCC_FLAGS
+        openmp = [] if sys.platform == "darwin" else ["-fopenmp"]  # Apple's clang has no OpenMP: single-threaded there
+    return [
+        Extension(
+            f"fastxent.{module}",
+            [f"fastxent/{module}.pyx"],
+            include_dirs=[np.get_include()],
+            define_macros=[
+                ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
+                ("FASTXENT_FLAGS", f'"{" ".join([*flags, *level, *openmp])}"'),
+            ],
+            extra_compile_args=[*flags, *level, *openmp],
+            extra_link_args=[] if sys.platform == "win32" else openmp,
+            depends=[*SOURCES],
+        )
+        for module, level in levels.items()
+    ]
+
+
+setup(ext_modules=cythonize(extensions(), include_path=["fastxent"]))
