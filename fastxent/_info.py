@@ -1,6 +1,5 @@
 """What runs here and why: version, builds, backends, threads, dependencies."""
 
-import importlib.metadata
 import platform
 from typing import Any, Literal
 
@@ -21,6 +20,8 @@ def _backend_state(name: str) -> str:
 
 
 def _installed(package: str) -> str:
+    import importlib.metadata  # takes as long to import as half of NumPy
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
