@@ -22,7 +22,18 @@ LEVELS = {
 }
 
 
-SOURCES = [f"fastxent/{name}" for name in ("_kernels.pyx", "_blocks.pxi", "_rows.pxi", "_tasks.pxi")]
+# Here rather than at the head of `_kernels.pyx`, where the modules that include it would not see them.
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": False,
+    "binding": True,  # gives the kernels a signature that tests compare
+    "freethreading_compatible": True,
+}
+
+SOURCES = [f"fastxent/{name}" for name in ("_kernels.pyx", "_blocks.pxi", "_rows.pxi", "_lanes.pxi", "_tasks.pxi")]
 
 
 def extensions() -> list[Extension]:
@@ -49,4 +60,4 @@ def extensions() -> list[Extension]:
     ]
 
 
-setup(ext_modules=cythonize(extensions(), include_path=["fastxent"]))
+setup(ext_modules=cythonize(extensions(), include_path=["fastxent"], compiler_directives=DIRECTIVES))

@@ -41,20 +41,20 @@ class Kernels(Protocol):
         """out_sj = g_sj - exp(log_p_sj) sum_k g_sk."""
 
     def cross_entropy(
-        self, x: Array, target: Array, weight: Array, scale: Array, keep: float, spread: float, z_loss: float,
-        ignore_index: int, num_threads: int, loss: Array, grad: Array | None,
+        self, x: Array, target: Array, weight: Array, scale: Array, label_smoothing: float, z_loss: float,
+        ignore_index: int, factor: float, num_threads: int, loss: Array, grad: Array | None,
     ) -> None:  # fmt: skip
-        """loss_s = sum_j q_sj (lse_s - x_sj) + z_loss lse_s^2, and scale_s times its gradient.
+        """loss_s = sum_j q_sj (lse_s - x_sj) + z_loss lse_s^2, and factor scale_s times its gradient.
 
-        q_sj = weight_j (keep t_sj + spread), where t is `target` as probabilities like `x`; for labels,
-        q_sj = keep weight_y [j = y] + spread weight_j. An ignored label gives loss 0 and gradient 0.
+        q_sj = weight_j ((1 - label_smoothing) t_sj + label_smoothing / classes), where t is `target`: probabilities
+        like `x`, or labels, which stand for 1 at the label and 0 elsewhere. An ignored label gives loss and gradient 0.
         """
 
     def nll(
-        self, x: Array, target: Array, weight: Array, scale: Array, ignore_index: int, num_threads: int,
-        loss: Array, grad: Array | None,
+        self, x: Array, target: Array, weight: Array, scale: Array, ignore_index: int, factor: float,
+        num_threads: int, loss: Array, grad: Array | None,
     ) -> None:  # fmt: skip
-        """loss_s = -sum_j weight_j t_sj x_sj, and scale_s times its gradient."""
+        """loss_s = -sum_j weight_j t_sj x_sj, and factor scale_s times its gradient."""
 
     def check_target(
         self, target: Array, weight: Array, sample_weight: Array, num_classes: int, ignore_index: int,
@@ -130,6 +130,7 @@ def load(backend: str) -> Kernels:
     return cast(Kernels, _LOADERS["cython" if backend == "auto" else backend]())
 
 
-def kernels() -> Kernels:
-    """The kernels of the backend in force."""
-    return load(_config.current().backend)
+def in_force() -> tuple[Kernels, int]:
+    """The kernels of the backend in force, and how many threads they may use."""
+    config = _config.current()
+    return load(config.backend), _config.num_threads(config)

@@ -4,6 +4,7 @@
 # runs over LANES independent lanes, so that compilers turn it into SIMD code of any width without being allowed to
 # reorder floating-point sums, and so that the order of a sum is the same on every machine and for every thread count.
 
+from libc.float cimport DBL_MAX, FLT_MAX
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.math cimport INFINITY, NAN, exp, isinf, isnan, log1p
 
@@ -243,12 +244,23 @@ cdef inline double block_sum(const real* block, Py_ssize_t full) noexcept nogil:
 cdef inline double block_dot(const real* weights, const real* block, Py_ssize_t full, real top) noexcept nogil:
     """sum of weights * (block - top), where a weight of 0 counts 0 even against inf."""
     cdef real lanes[LANES]
-    cdef real term
+    cdef real term, zero = 0
     cdef Py_ssize_t j, lane
     for lane in range(LANES):
         lanes[lane] = 0
     for j in range(full // LANES):
         for lane in range(LANES):
             term = weights[j * LANES + lane] * (block[j * LANES + lane] - top)
-            lanes[lane] += term if weights[j * LANES + lane] != 0 else 0
+            lanes[lane] += term if weights[j * LANES + lane] != zero else zero
     return lanes_sum(lanes)
+
+
+cdef inline void exponentiate(real* block, Py_ssize_t full) noexcept nogil:
+    """block = exp(block), for log-probabilities or whatever else was passed for them."""
+    cdef Py_ssize_t j
+    if block_max(block, full) > 80:  # exp_negative ends near 88
+        for j in range(full):
+            block[j] = <real>exp(block[j])
+    else:
+        for j in range(full):
+            block[j] = exp_negative(block[j])

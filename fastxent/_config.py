@@ -157,7 +157,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_alone_after_fork)
 
 
-def num_threads() -> int:
+def num_threads(config: Config) -> int:
     """Threads that a call may use here and now."""
-    wanted = current().num_threads
+    wanted = config.num_threads
     return _processors if wanted is None else min(wanted, _processors)

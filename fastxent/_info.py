@@ -36,7 +36,7 @@ def config_report() -> dict[str, dict[str, Any]]:
         "fastxent": {"version": __version__, **_config.get_config()},
         "cython build": {"level": level, "levels here": ", ".join(_backends.available_levels()), **build},
         "backends": {name: _backend_state(name) for name in _config.BACKENDS if name != "auto"},
-        "threads": {"used": _config.num_threads(), "processors": _config.count_processors()},
+        "threads": {"used": _config.num_threads(_config.current()), "processors": _config.count_processors()},
         "platform": {"machine": platform.machine(), "python": platform.python_version(), "numpy": np.__version__},
         "optional packages": {name: _installed(name) for name in OPTIONAL},
     }

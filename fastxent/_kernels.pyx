@@ -1,5 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-# cython: binding=True, embedsignature=False, freethreading_compatible=True
 """Compiled kernels: one pass over each sample's classes, forward and gradient together.
 
 Arrays arrive checked, as (outer, classes, inner) views with any strides; sample s = outer index * inner + inner index.
@@ -16,9 +14,14 @@ from cython.parallel cimport prange
 
 include "_blocks.pxi"
 include "_rows.pxi"
+include "_lanes.pxi"
 include "_tasks.pxi"
 
 cnp.import_array()
+
+cdef enum:
+    FEW_CLASSES = 64  # contiguous classes up to here go to lane kernels
+    MAX_LANE_CLASSES = 1 << 24  # lane kernels keep class numbers in the computing type
 
 cdef extern from *:
     """
@@ -84,18 +87,29 @@ cdef Job new_job(Operation operation, cnp.ndarray x, cnp.ndarray y, cnp.ndarray 
     job.samples = cnp.PyArray_DIM(x, 0) * cnp.PyArray_DIM(x, 2)
     job.classes = cnp.PyArray_DIM(x, 1)
     job.blocks = (job.classes + BLOCK - 1) // BLOCK
+    job.tiles = (job.classes + TILE_CLASSES - 1) // TILE_CLASSES
     job.inner = max(1, cnp.PyArray_DIM(x, 2))
     job.x = as_tensor(x)
     if y is not None:
         job.y = as_tensor(y)
     if out is not None:
         job.out = as_tensor(out)
+    job.lanes = use_lanes(&job)
     return job
 
 
+cdef bint use_lanes(const Job* job) noexcept:
+    """Whether SIMD lanes run along samples rather than along classes."""
+    if job.operation == NLL or job.classes > MAX_LANE_CLASSES:
+        return False
+    if job.x.step == 1 or job.classes == 1:
+        return job.classes <= FEW_CLASSES
+    return lane_step(&job.x, job) == 1 and (job.inner == 1 or job.inner >= LANES // 4)
+
+
 cdef Job new_loss(
-    Operation operation, cnp.ndarray x, cnp.ndarray target, cnp.ndarray weight, cnp.ndarray scale,
-    int64_t ignore_index, cnp.ndarray loss, cnp.ndarray grad,
+    Operation operation, cnp.ndarray x, cnp.ndarray target, cnp.ndarray weight, cnp.ndarray scale, int64_t ignore_index,
+    double factor, cnp.ndarray loss, cnp.ndarray grad,
 ):
     cdef bint labelled = cnp.PyArray_NDIM(target) == 1
     cdef Job job = new_job(operation, x, None if labelled else target, grad)
@@ -105,6 +119,7 @@ cdef Job new_loss(
     job.scale = as_constants(scale)
     job.per_sample = cnp.PyArray_DATA(loss)
     job.ignore_index = ignore_index
+    job.factor = factor
     job.keep = 1
     return job
 
@@ -119,6 +134,7 @@ def logsumexp(cnp.ndarray x, int num_threads, cnp.ndarray out):
 def softmax(cnp.ndarray x, cnp.ndarray scale, int num_threads, cnp.ndarray out):
     cdef Job job = new_job(SOFTMAX, x, None, out)
     job.scale = as_constants(scale)
+    job.factor = 1
     with nogil:
         run(&job, num_threads)
 
@@ -142,22 +158,22 @@ def log_softmax_vjp(cnp.ndarray grad_output, cnp.ndarray log_probs, int num_thre
 
 
 def cross_entropy(
-    cnp.ndarray x, cnp.ndarray target, cnp.ndarray weight, cnp.ndarray scale, double keep, double spread,
-    double z_loss, int64_t ignore_index, int num_threads, cnp.ndarray loss, cnp.ndarray grad,
+    cnp.ndarray x, cnp.ndarray target, cnp.ndarray weight, cnp.ndarray scale, double label_smoothing, double z_loss,
+    int64_t ignore_index, double factor, int num_threads, cnp.ndarray loss, cnp.ndarray grad,
 ):
-    cdef Job job = new_loss(CROSS_ENTROPY, x, target, weight, scale, ignore_index, loss, grad)
-    job.keep = keep
-    job.spread = spread
+    cdef Job job = new_loss(CROSS_ENTROPY, x, target, weight, scale, ignore_index, factor, loss, grad)
+    job.keep = 1 - label_smoothing
+    job.spread = label_smoothing / job.classes
     job.z_loss = z_loss
     with nogil:
         run(&job, num_threads)
 
 
 def nll(
-    cnp.ndarray x, cnp.ndarray target, cnp.ndarray weight, cnp.ndarray scale, int64_t ignore_index, int num_threads,
-    cnp.ndarray loss, cnp.ndarray grad,
+    cnp.ndarray x, cnp.ndarray target, cnp.ndarray weight, cnp.ndarray scale, int64_t ignore_index, double factor,
+    int num_threads, cnp.ndarray loss, cnp.ndarray grad,
 ):
-    cdef Job job = new_loss(NLL, x, target, weight, scale, ignore_index, loss, grad)
+    cdef Job job = new_loss(NLL, x, target, weight, scale, ignore_index, factor, loss, grad)
     with nogil:
         run(&job, num_threads)
 

@@ -6,17 +6,18 @@ Everything that a user can get wrong about an array is found here, before any ke
 import math
 import operator
 import sys
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 from numpy.typing import ArrayLike
 
-from . import _backends, _config
+from . import _backends
 from ._backends import Array
 from ._reduction import check_reduction, gradient_scale, ones, reduce_loss
 
-FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+FLOAT32, FLOAT64, INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
 
 # What may hold numbers -> (what kernels take it as, what it is computed in). bfloat16 joins when first seen.
 _STORAGE: dict[np.dtype[Any], tuple[np.dtype[Any], np.dtype[Any]]] = {
@@ -35,6 +36,8 @@ def _is_bfloat16(dtype: np.dtype[Any]) -> bool:
 
 def finite_number(name: str, value: Any, low: float, high: float) -> float:
     """A finite float in [low, high]."""
+    if type(value) is float and low <= value <= high and value != math.inf:
+        return value
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name} is {value!r}, expected a number")
     if not (math.isfinite(value) and low <= value <= high):
@@ -45,6 +48,8 @@ def finite_number(name: str, value: Any, low: float, high: float) -> float:
 
 def integer(name: str, value: Any) -> int:
     """An int that fits in 64 bits."""
+    if type(value) is int and -(2**63) <= value < 2**63:
+        return value
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} is {value!r}, expected an integer")
     try:
@@ -74,6 +79,8 @@ def as_array(name: str, value: ArrayLike) -> Array:
 
 def as_floats(name: str, value: ArrayLike) -> Array:
     """An aligned, native array of float16, bfloat16, float32 or float64; integers become float64."""
+    if type(value) is np.ndarray and value.dtype in _STORAGE and value.flags.aligned:
+        return value
     array = as_array(name, value)
     dtype = array.dtype
     if dtype not in _STORAGE:
@@ -95,10 +102,8 @@ def compute_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return _STORAGE[dtype][1]
 
 
-def as_constants(name: str, value: ArrayLike | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+def as_constants(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """A per-class or per-sample array that broadcasts to `shape`, flat and contiguous; length 1 for a constant."""
-    if value is None:
-        return ones(dtype)
     array = as_floats(name, value)
     if array.ndim > 0:
         try:
@@ -109,12 +114,11 @@ def as_constants(name: str, value: ArrayLike | None, shape: tuple[int, ...], dty
         return np.ascontiguousarray(array, dtype=dtype).reshape(-1)
 
 
-def as_class_weight(weight: ArrayLike | None, classes: int, dtype: np.dtype[Any]) -> Array:
-    """`weight` as a (classes,) array, or the constant 1."""
-    if weight is not None:
-        weight = as_array("weight", weight)
-        if weight.shape != (classes,):
-            raise ValueError(f"weight has shape {weight.shape}, expected one weight for each class, ({classes},)")
+def as_class_weight(weight: ArrayLike, classes: int, dtype: np.dtype[Any]) -> Array:
+    """`weight` as a (classes,) array."""
+    weight = as_array("weight", weight)
+    if weight.shape != (classes,):
+        raise ValueError(f"weight has shape {weight.shape}, expected one weight for each class, ({classes},)")
     return as_constants("weight", weight, (classes,), dtype)
 
 
@@ -126,86 +130,77 @@ class Layout(NamedTuple):
 
     shape: tuple[int, ...]
     axis: int
-
-    @classmethod
-    def of(cls, array: Array, axis: int | None) -> "Layout":
-        """`axis=None` is PyTorch's rule: axis 1 of (N, C, ...), axis 0 of (C,)."""
-        if axis is None:
-            axis = 1 if array.ndim > 1 else 0
-        elif isinstance(axis, bool):
-            raise TypeError(f"axis is {axis!r}, expected an integer")
-        return cls(array.shape, normalize_axis_index(axis, array.ndim, "axis"))
-
-    @property
-    def classes(self) -> int:
-        return self.shape[self.axis]
-
-    @property
-    def batch(self) -> tuple[int, ...]:
-        """The shape without the class axis: what a per-sample result has."""
-        return self.shape[: self.axis] + self.shape[self.axis + 1 :]
+    classes: int
+    batch: tuple[int, ...]  # the shape without the class axis: what a per-sample result has
+    samples: int
+    view: tuple[int, int, int]  # (outer, classes, inner)
 
     def split(self, array: Array) -> Array:
         """The kernels' view of `array`: (outer, classes, inner), and 16-bit floats as their bits."""
-        outer = math.prod(self.shape[: self.axis])
-        inner = math.prod(self.shape[self.axis + 1 :])
-        return array.view(_STORAGE[array.dtype][0]).reshape(outer, self.classes, inner)
+        storage = _STORAGE[array.dtype][0]
+        return (array if array.dtype is storage else array.view(storage)).reshape(self.view)
 
 
-class Output(NamedTuple):
-    """Where kernels write, and what the caller gets."""
+@lru_cache(maxsize=256)  # programs use few shapes, and a training loop one for all its batches
+def make_layout(shape: tuple[int, ...], axis: int | None) -> Layout:
+    """`axis=None` is PyTorch's rule: axis 1 of (N, C, ...), axis 0 of (C,)."""
+    if axis is None:
+        axis = 1 if len(shape) > 1 else 0
+    axis = normalize_axis_index(axis, len(shape), "axis")
+    before, after = shape[:axis], shape[axis + 1 :]
+    outer, inner = math.prod(before), math.prod(after)
+    return Layout(shape, axis, shape[axis], before + after, outer * inner, (outer, shape[axis], inner))
 
-    view: Array
-    array: Array
-    result: Array
 
-    def finish(self) -> Array:
-        """The caller's array, filled."""
-        if self.array is not self.result:
-            self.result[...] = self.array
-        return self.result
+def check_axis(axis: Any) -> None:
+    """Refuse an axis that is no integer."""
+    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
+        raise TypeError(f"axis is {axis!r}, expected an integer")
 
 
 def as_output(
     out: Any, dtype: np.dtype[Any], layout: Layout, replaces: tuple[Any, ...] = (), inputs: tuple[Any, ...] = ()
-) -> Output:
-    """A place for a result of this type and layout.
+) -> Array:
+    """An array of this type and layout for kernels to write: `out` itself where that is safe, else a fresh one.
 
-    Kernels write straight into `out` if they can view it as (outer, classes, inner), native and aligned, and if it is
-    one of the arrays that it may replace or shares no memory with any input. Else they write into a fresh array.
+    It is safe if kernels can view `out` as (outer, classes, inner), native and aligned, and if it is one of the arrays
+    that it may replace or shares no memory with any input. Give what this returns to `finish` afterwards.
     """
     if out is None:
-        fresh = np.empty(layout.shape, dtype)
-        return Output(layout.split(fresh), fresh, fresh)
-    check_out(out, dtype, layout.shape)
-    if out.dtype == dtype and out.flags.aligned:
-        plain = out.view(np.ndarray)
-        view = layout.split(plain)
-        is_view = out.flags.c_contiguous or np.may_share_memory(view, plain)
-        hazards = (*inputs, *(a for a in replaces if not _same_place(a, plain)))
-        if is_view and not any(isinstance(a, np.ndarray) and np.may_share_memory(a, plain) for a in hazards):
-            return Output(view, out, out)
-    fresh = np.empty(layout.shape, dtype)
-    return Output(layout.split(fresh), fresh, out)
+        return np.empty(layout.shape, dtype)
+    flags = check_out(out, dtype, layout.shape)
+    if (
+        out.dtype is dtype
+        and flags.aligned
+        and (flags.c_contiguous or np.may_share_memory(layout.split(out), out))
+        and not any(_clash(array, out) and not _same_place(array, out) for array in replaces)
+        and not any(_clash(array, out) for array in inputs)
+    ):
+        return cast(Array, out)
+    return np.empty(layout.shape, dtype)
 
 
-def check_out(out: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    """Refuse an `out` that cannot take a result of this type and shape."""
-    as_array("out", out)
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"out is of type {type(out).__name__}, expected a NumPy array")
-    if out.shape != shape:
-        raise ValueError(f"out has shape {out.shape}, expected {shape}")
-    if out.dtype.newbyteorder("=") != dtype:
-        raise TypeError(f"out has dtype {out.dtype}, expected {dtype}")
-    if not out.flags.writeable:
-        raise ValueError("out is read-only, expected a writeable array")
-    if 0 in [stride for stride, size in zip(out.strides, out.shape, strict=True) if size > 1]:
-        raise ValueError(f"out has strides {out.strides}, so that its elements share memory")
+def finish(output: Array, out: Any) -> Array:
+    """What the caller gets: `out` if there is one, filled from `output`."""
+    if out is None or output is out:
+        return output
+    out[...] = output
+    return cast(Array, out)
+
+
+def _clash(array: Any, out: Array) -> bool:
+    """Whether two different arrays share memory; those that own theirs do not, and that is quick to see."""
+    return (
+        array is not None
+        and array is not out
+        and isinstance(array, np.ndarray)
+        and not (array.flags.owndata and out.flags.owndata)
+        and np.may_share_memory(array, out)
+    )
 
 
 def _same_place(a: Array, b: Array) -> bool:
-    return a is b or (
+    return (
         a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
         and a.strides == b.strides
         and a.dtype == b.dtype
@@ -213,12 +208,32 @@ def _same_place(a: Array, b: Array) -> bool:
     )
 
 
+def check_out(out: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
+    """Refuse an `out` that cannot take a result of this type and shape; its flags otherwise."""
+    if type(out) is not np.ndarray:
+        as_array("out", out)
+        if not isinstance(out, np.ndarray):
+            raise TypeError(f"out is of type {type(out).__name__}, expected a NumPy array")
+    if out.shape != shape:
+        raise ValueError(f"out has shape {out.shape}, expected {shape}")
+    if out.dtype is not dtype and out.dtype.newbyteorder("=") != dtype:
+        raise TypeError(f"out has dtype {out.dtype}, expected {dtype}")
+    flags = out.flags
+    if not flags.writeable:
+        raise ValueError("out is read-only, expected a writeable array")
+    if not flags.forc and any(stride == 0 and size > 1 for stride, size in zip(out.strides, out.shape, strict=True)):
+        raise ValueError(f"out has strides {out.strides}, so that its elements share memory")
+    return flags
+
+
 # --- targets -----------------------------------------------------------------------------------------------------
 
 
 def as_target(target: ArrayLike, logits_name: str, layout: Layout, dtype: np.dtype[Any]) -> Array:
     """Class indices as a flat int64 array, or class probabilities as a (outer, classes, inner) view."""
-    array = as_array("target", target)
+    array = target if type(target) is np.ndarray else as_array("target", target)
+    if array.dtype is INT64 and array.shape == layout.batch and array.flags.carray:
+        return array if array.ndim == 1 else array.reshape(-1)
     if array.size == 0 and not isinstance(target, np.ndarray) and array.shape == layout.batch:
         array = array.astype(np.int64)  # NumPy makes an empty list floats
     if array.dtype.kind in "iu":
@@ -259,95 +274,84 @@ class Gradient(NamedTuple):
     out: Any
 
 
-class Classification:
-    """One call of a classification loss: checked inputs for the kernel, and its result.
+def classification_loss(
+    kernel: str,
+    name: str,
+    logits: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None,
+    sample_weight: ArrayLike | None,
+    coefficients: tuple[float, ...],
+    ignore_index: int,
+    reduction: str,
+    axis: int | None,
+    gradient: Gradient | None,
+) -> tuple[Any, Any]:
+    """Check the arguments of a classification loss, run its kernel, and return the reduced loss and the gradient.
 
-    `x`, `target`, `weight`, `scale`, `ignore_index`, `num_threads`, `loss` and `grad` are what `Kernels` takes.
+    `name` is what the caller calls `logits`; `coefficients` are the kernel's own arguments.
     """
-
-    __slots__ = (
-        "_denominator", "_layout", "_output", "_reduction", "_sample_weight", "classes", "grad", "ignore_index",
-        "kernels", "loss", "num_threads", "scale", "target", "weight", "x",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        name: str,
-        logits: ArrayLike,
-        target: ArrayLike,
-        weight: ArrayLike | None,
-        sample_weight: ArrayLike | None,
-        ignore_index: int,
-        reduction: str,
-        axis: int | None,
-        gradient: Gradient | None,
-    ) -> None:
-        check_reduction(reduction)
-        x = as_floats(name, logits)
-        if x.ndim == 0:
-            raise ValueError(f"{name} has shape (), expected at least a class axis")
-        layout = Layout.of(x, axis)
-        if layout.classes == 0:
-            raise ValueError(f"{name} has shape {layout.shape}, expected at least one class on axis {layout.axis}")
-        compute = compute_type(x.dtype)
-        self.kernels = _backends.kernels()
-        self.num_threads = _config.num_threads()
-        self._layout, self._reduction, self.classes = layout, reduction, layout.classes
-        self.x = layout.split(x)
-        self.target = as_target(target, name, layout, compute)
-        self.weight = as_class_weight(weight, layout.classes, compute)
-        self._sample_weight = as_constants("sample_weight", sample_weight, layout.batch, compute)
-        self.ignore_index = integer("ignore_index", ignore_index)
-        self._denominator = self._count(target)
-        self.loss = np.empty(math.prod(layout.batch), compute)
-        self.grad: Array | None = None
-        self._output: Output | None = None
-        self.scale = ones(compute)
-        if gradient is not None:
-            grad_output = self._grad_output(gradient.grad_output)
-            self.scale = gradient_scale(grad_output, self._sample_weight, self._denominator, reduction)
-            self._output = as_output(gradient.out, x.dtype, layout, (x,), (target, weight, sample_weight))
-            self.grad = self._output.view
-
-    def _count(self, target: ArrayLike) -> float:
-        """Check the labels, and return the denominator of the mean."""
-        kernels, threads = self.kernels, self.num_threads
-        if self.target.ndim == 1:
-            bad, total = kernels.check_target(
-                self.target, self.weight, self._sample_weight, self.classes, self.ignore_index, threads
-            )
-            if bad >= 0:
-                _refuse_label(target, bad, self._layout, self.ignore_index)
-            return total
-        if self.ignore_index >= 0:
-            raise ValueError(
-                f"ignore_index is {self.ignore_index}, expected a negative number (nothing is ignored) for class "
-                f"probabilities"
-            )
-        weights = self._sample_weight
-        samples = math.prod(self._layout.batch)
-        return kernels.weighted_sum(weights, ones(weights.dtype), threads) * (samples if weights.size == 1 else 1)
-
-    def _grad_output(self, value: ArrayLike | None) -> Array | float:
-        if value is None:
-            return 1.0
-        array = as_floats("grad_output", value)
-        if self._reduction == "none":
-            return as_constants("grad_output", array, self._layout.batch, FLOAT64)
-        if array.ndim:
-            raise ValueError(
-                f"grad_output has shape {array.shape}, expected a scalar for reduction={self._reduction!r}"
-            )
-        return float(array)
-
-    def reduced_loss(self) -> Any:
-        """The loss as the caller asked for it; after the kernel."""
-        loss = reduce_loss(
-            self.loss, self._sample_weight, self._denominator, self._reduction, self.kernels, self.num_threads
+    check_reduction(reduction)
+    x = as_floats(name, logits)
+    if axis is not None:
+        check_axis(axis)
+    if x.ndim == 0:
+        raise ValueError(f"{name} has shape (), expected at least a class axis")
+    layout = make_layout(x.shape, axis)
+    if layout.classes == 0:
+        raise ValueError(f"{name} has shape {x.shape}, expected at least one class on axis {layout.axis}")
+    dtype = compute_type(x.dtype)
+    kernels, num_threads = _backends.in_force()
+    labels_or_probs = as_target(target, name, layout, dtype)
+    weights = scale = sample_weights = ones(dtype)
+    if weight is not None:
+        weights = as_class_weight(weight, layout.classes, dtype)
+    if sample_weight is not None:
+        scale = sample_weights = as_constants("sample_weight", sample_weight, layout.batch, dtype)
+    ignore_index = integer("ignore_index", ignore_index)
+    if labels_or_probs.ndim == 1:
+        bad, denominator = kernels.check_target(
+            labels_or_probs, weights, sample_weights, layout.classes, ignore_index, num_threads
         )
-        return loss.reshape(self._layout.batch)[()] if self._reduction == "none" else loss
+        if bad >= 0:
+            _refuse_label(target, bad, layout, ignore_index)
+    else:
+        denominator = _count_samples(ignore_index, sample_weights, layout, kernels, num_threads)
+    factor, output, grad = 1.0, None, None
+    if gradient is not None:
+        grad_output = _as_grad_output(gradient.grad_output, layout, reduction)
+        scale, factor = gradient_scale(grad_output, sample_weights, denominator, reduction)
+        output = as_output(gradient.out, x.dtype, layout, (x,), (target, weight, sample_weight))
+        grad = layout.split(output)
+    losses = np.empty(layout.samples, dtype)
+    getattr(kernels, kernel)(
+        layout.split(x), labels_or_probs, weights, scale, *coefficients, ignore_index, factor, num_threads, losses, grad,
+    )  # fmt: skip
+    loss = reduce_loss(losses, sample_weights, denominator, reduction, kernels, num_threads)
+    if reduction == "none":
+        loss = loss.reshape(layout.batch)[()]
+    return loss, None if gradient is None or output is None else finish(output, gradient.out)
 
-    def gradient(self) -> Array:
-        """The gradient, in the caller's array if there is one; after the kernel."""
-        assert self._output is not None
-        return self._output.finish()
+
+def _count_samples(
+    ignore_index: int, sample_weight: Array, layout: Layout, kernels: _backends.Kernels, num_threads: int
+) -> float:
+    """The denominator of the mean over class probabilities, of which none can be ignored."""
+    if ignore_index >= 0:
+        raise ValueError(
+            f"ignore_index is {ignore_index}, expected a negative number (nothing is ignored) for class probabilities"
+        )
+    if sample_weight.size == 1:
+        return float(sample_weight[0]) * layout.samples
+    return kernels.weighted_sum(sample_weight, ones(sample_weight.dtype), num_threads)
+
+
+def _as_grad_output(value: ArrayLike | None, layout: Layout, reduction: str) -> Array | float:
+    if value is None:
+        return 1.0
+    array = as_floats("grad_output", value)
+    if reduction == "none":
+        return as_constants("grad_output", array, layout.batch, FLOAT64)
+    if array.ndim:
+        raise ValueError(f"grad_output has shape {array.shape}, expected a scalar for reduction={reduction!r}")
+    return float(array)

@@ -40,18 +40,24 @@ def reduce_loss(
         return losses
     total = kernels.weighted_sum(losses, sample_weight, num_threads)
     if reduction == "mean":
-        total = total / denominator if denominator else np.nan
-    return to_scalar(total, losses.dtype)
+        total = total / denominator if denominator else math.nan
+    if abs(total) > _LARGEST[losses.dtype]:
+        total = math.copysign(math.inf, total)  # as rounding would make it, but without a warning
+    if not losses.size:
+        return losses.dtype.type(total)
+    losses[0] = total  # a scalar from an array costs a third of one from its type
+    return losses[0]
 
 
-def gradient_scale(grad_output: Array | float, sample_weight: Array, denominator: float, reduction: str) -> Array:
-    """Factor of each sample's gradient, of length (samples,) or (1,): incoming gradient, weight and mean."""
-    if reduction == "mean":
-        grad_output = grad_output * (1 / denominator if denominator else np.nan)
-    if isinstance(grad_output, float) and grad_output == 1.0:
-        return sample_weight
+def gradient_scale(
+    grad_output: Array | float, sample_weight: Array, denominator: float, reduction: str
+) -> tuple[Array, float]:
+    """Each sample's factor in the gradient, of length (samples,) or (1,), and a factor for all of them."""
+    if isinstance(grad_output, float):
+        mean = (1 / denominator if denominator else math.nan) if reduction == "mean" else 1.0
+        return sample_weight, grad_output * mean
     with np.errstate(all="ignore"):
-        return np.multiply(sample_weight, grad_output, dtype=np.float64).astype(sample_weight.dtype)
+        return np.multiply(sample_weight, grad_output, dtype=np.float64).astype(sample_weight.dtype), 1.0
 
 
 _ONES = {np.dtype(t): np.ones(1, t) for t in (np.float32, np.float64)}
@@ -61,10 +67,3 @@ _LARGEST = {np.dtype(t): float(np.finfo(t).max) for t in (np.float32, np.float64
 def ones(dtype: np.dtype[Any]) -> Array:
     """The constant 1 as a per-sample or per-class array."""
     return _ONES[dtype]
-
-
-def to_scalar(value: float, dtype: np.dtype[Any]) -> Any:
-    """A NumPy scalar; a sum beyond the type's range is inf, without a warning."""
-    if abs(value) > _LARGEST[dtype]:
-        value = math.copysign(math.inf, value)
-    return dtype.type(value)

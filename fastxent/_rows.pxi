@@ -36,7 +36,10 @@ cdef struct Constants:  # a per-sample or per-class array, or one constant
 
 cdef struct Job:
     Operation operation
-    Py_ssize_t samples, classes, blocks, inner
+    Py_ssize_t samples, classes, inner
+    Py_ssize_t blocks  # of BLOCK classes, for row kernels
+    Py_ssize_t tiles  # of TILE_CLASSES classes, for lane kernels
+    bint lanes  # whether lane kernels are to run
     Tensor x  # (outer, classes, inner): logits, log-probabilities or probabilities
     Tensor y  # (outer, classes, inner): target probabilities or the incoming gradient
     Tensor out  # (outer, classes, inner): result or gradient
@@ -44,7 +47,8 @@ cdef struct Job:
     Constants weight  # (classes,)
     Constants scale  # (samples,)
     void* per_sample  # (samples,): loss or log-sum-exp
-    double keep, spread, z_loss
+    double keep, spread, z_loss  # the target is keep * target + spread
+    double factor  # of every sample's gradient
     int64_t ignore_index
 
 cdef struct Row:  # what one pass over a sample's classes finds
@@ -106,6 +110,10 @@ cdef inline double read_one(const Tensor* tensor, const char* sample, Py_ssize_t
     return float_from(<uint32_t>(<const bfloat16*>source).bits << 16)
 
 
+cdef inline real smoothed(real weight, real keep, real target, real spread) noexcept nogil:
+    return weight * (keep * target + spread)
+
+
 cdef inline Py_ssize_t read_target(const Job* job, Py_ssize_t s, Py_ssize_t b, real* q) noexcept nogil:
     """q = weight * (keep * target + spread) for one block, the target being 0 where only a label is known."""
     cdef const real* weight = <const real*>job.weight.data + b * BLOCK * job.weight.step
@@ -113,12 +121,12 @@ cdef inline Py_ssize_t read_target(const Job* job, Py_ssize_t s, Py_ssize_t b, r
     cdef real keep = job.keep, spread = job.spread
     if job.y.storage == NO_ARRAY:
         for j in range(count):
-            q[j] = weight[j * step] * spread
-        return fill_up(q, count, <real>0)
-    cdef Py_ssize_t full = read(&job.y, sample_at(&job.y, job.inner, s), b, job.classes, q, <real>0)
+            q[j] = 0
+    else:
+        read(&job.y, sample_at(&job.y, job.inner, s), b, job.classes, q, <real>0)
     for j in range(count):
-        q[j] = weight[j * step] * (keep * q[j] + spread)
-    return full
+        q[j] = smoothed(weight[j * step], keep, q[j], spread)
+    return fill_up(q, count, <real>0)
 
 
 # --- one sample --------------------------------------------------------------------------------------------------
@@ -182,19 +190,28 @@ cdef inline Py_ssize_t exponentials(
 cdef inline void logsumexp_sample(const Job* job, Py_ssize_t s, real* block) noexcept nogil:
     cdef Row row = scan(job, s, block, <real*>NULL)
     cdef double result = row.top + log1p(row.rest)
+    if isinf(row.top):
+        result = infinite_logsumexp(job, s, row.top)
+    (<real*>job.per_sample)[s] = <real>result
+
+
+cdef inline double infinite_logsumexp(const Job* job, Py_ssize_t s, double top) noexcept nogil:
+    """All -inf, or some inf: that, unless there is a nan."""
     cdef const char* sample = sample_at(&job.x, job.inner, s)
     cdef Py_ssize_t j
-    if isinf(row.top):  # all -inf, or some +inf: the limit, unless there is a nan
-        result = row.top
-        for j in range(job.classes):
-            if isnan(read_one(&job.x, sample, j)):
-                result = NAN
-    (<real*>job.per_sample)[s] = <real>result
+    for j in range(job.classes):
+        if isnan(read_one(&job.x, sample, j)):
+            return NAN
+    return top
+
+
+cdef inline double gradient_scale(const Job* job, Py_ssize_t s, const real* _like) noexcept nogil:
+    return job.factor * (<const real*>job.scale.data)[s * job.scale.step]
 
 
 cdef inline void softmax_sample(const Job* job, Py_ssize_t s, real* block) noexcept nogil:
     cdef Row row = scan(job, s, block, <real*>NULL)
-    cdef real scale = <real>((<const real*>job.scale.data)[s * job.scale.step] / (1 + row.rest))
+    cdef real scale = <real>(gradient_scale(job, s, block) / (1 + row.rest))
     cdef char* out = sample_at(&job.out, job.inner, s)
     cdef Py_ssize_t b, full, j
     for b in range(job.blocks):
@@ -249,12 +266,7 @@ cdef inline void log_softmax_vjp_sample(const Job* job, Py_ssize_t s, real* p, r
     for b in range(job.blocks):
         full = read(&job.x, log_probs, b, job.classes, p, <real>0)
         read(&job.y, grad, b, job.classes, g, <real>0)
-        if block_max(p, full) > 80:  # no probability, but not our business: only out of range of exp_negative
-            for j in range(full):
-                p[j] = <real>exp(p[j])
-        else:
-            for j in range(full):
-                p[j] = exp_negative(p[j])
+        exponentiate(p, full)
         for j in range(full):
             g[j] = g[j] - p[j] * <real>total
         write(&job.out, out, b, job.classes, g)
@@ -315,7 +327,7 @@ cdef inline void cross_entropy_gradient(
 
     p_k - 1 is computed as minus the sum of the other probabilities, which keeps tiny gradients exact.
     """
-    cdef double scale = (<const real*>job.scale.data)[s * job.scale.step]
+    cdef double scale = gradient_scale(job, s, block)
     cdef double total = 1 + row.rest
     cdef real factor = <real>(scale * (row.mass + hot + z) / total)
     cdef real minus = <real>-scale
@@ -363,7 +375,7 @@ cdef inline void nll_sample(const Job* job, Py_ssize_t s, real* block, real* q) 
 cdef inline void nll_gradient(const Job* job, Py_ssize_t s, double hot, Py_ssize_t label, real* q) noexcept nogil:
     """-scale * t: one entry under zeros, or the target's probabilities."""
     cdef char* out = sample_at(&job.out, job.inner, s)
-    cdef real minus = -(<const real*>job.scale.data)[s * job.scale.step]
+    cdef real minus = <real>-gradient_scale(job, s, q)
     cdef Py_ssize_t b, full, j
     for b in range(job.blocks):
         full = read_target(job, s, b, q)

@@ -4,7 +4,7 @@
 # --- all samples -------------------------------------------------------------------------------------------------
 
 
-cdef void run_samples(const Job* job, Py_ssize_t begin, Py_ssize_t end, const real* _like) noexcept nogil:
+cdef void run_rows(const Job* job, Py_ssize_t begin, Py_ssize_t end, const real* _like) noexcept nogil:
     cdef real block[BLOCK]
     cdef real q[BLOCK]
     cdef Py_ssize_t s
@@ -25,19 +25,51 @@ cdef void run_samples(const Job* job, Py_ssize_t begin, Py_ssize_t end, const re
             log_softmax_vjp_sample(job, s, block, q)
 
 
+cdef void run_lanes(const Job* job, Py_ssize_t begin, Py_ssize_t end, const real* _like) noexcept nogil:
+    """Tiles end where samples stop lying side by side: at the end of each inner axis."""
+    cdef real tile[BLOCK]
+    cdef real q[BLOCK]
+    cdef real state[STATE]
+    cdef Py_ssize_t first = begin, count
+    cdef Py_ssize_t run = job.inner if job.inner > 1 else job.samples
+    while first < end:
+        count = min(min(end - first, run - first % run), LANES)
+        if job.operation == CROSS_ENTROPY:
+            cross_entropy_tile(job, first, count, tile, q, state)
+        elif job.operation == LOGSUMEXP:
+            logsumexp_tile(job, first, count, tile, state)
+        elif job.operation == SOFTMAX:
+            softmax_tile(job, first, count, tile, state)
+        elif job.operation == LOG_SOFTMAX:
+            log_softmax_tile(job, first, count, tile, state)
+        elif job.operation == SOFTMAX_VJP:
+            softmax_vjp_tile(job, first, count, tile, q, state)
+        elif job.operation == LOG_SOFTMAX_VJP:
+            log_softmax_vjp_tile(job, first, count, tile, q, state)
+        first += count
+
+
 cdef inline void run_task(const Job* job, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
     if job.x.storage == FLOAT64:
-        run_samples(job, begin, end, <const double*>NULL)
+        if job.lanes:
+            run_lanes(job, begin, end, <const double*>NULL)
+        else:
+            run_rows(job, begin, end, <const double*>NULL)
+    elif job.lanes:
+        run_lanes(job, begin, end, <const float*>NULL)
     else:
-        run_samples(job, begin, end, <const float*>NULL)
+        run_rows(job, begin, end, <const float*>NULL)
 
 
 cdef void run(const Job* job, int num_threads) noexcept nogil:
     """Deal the samples out in tasks of about GRAIN elements; one task or one thread never enters OpenMP."""
     cdef Py_ssize_t per_task = max(1, GRAIN // max(1, job.classes))
-    cdef Py_ssize_t tasks = (job.samples + per_task - 1) // per_task
-    cdef Py_ssize_t task
-    cdef int team = <int>min(<Py_ssize_t>num_threads, tasks)
+    cdef Py_ssize_t tasks, task
+    if job.lanes:
+        per_task = (per_task + LANES - 1) // LANES * LANES
+    tasks = (job.samples + per_task - 1) // per_task
+    cdef int team
+    team = <int>min(<Py_ssize_t>num_threads, tasks)
     if team <= 1:
         run_task(job, 0, job.samples)
         return

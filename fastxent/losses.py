@@ -1,11 +1,12 @@
 """Classification losses: each a few checks, the formula, and one pass over the logits."""
 
+import math
 from typing import Any
 
 from numpy.typing import ArrayLike
 
 from ._backends import Array
-from ._problem import Classification, Gradient, finite_number
+from ._problem import Gradient, classification_loss, finite_number
 
 
 def cross_entropy(
@@ -85,9 +86,11 @@ def cross_entropy(
     >>> fx.cross_entropy([[20.0, 0.0], [0.0, 0.0]], [0, 1], reduction="none")
     array([2.06115362e-09, 6.93147181e-01])
     """
-    return _cross_entropy(
-        logits, target, weight, sample_weight, ignore_index, label_smoothing, z_loss, reduction, axis, None
-    ).reduced_loss()
+    coefficients = _coefficients(label_smoothing, z_loss)
+    return classification_loss(
+        "cross_entropy", "logits", logits, target, weight, sample_weight, coefficients, ignore_index, reduction, axis,
+        None,
+    )[0]  # fmt: skip
 
 
 def cross_entropy_with_grad(
@@ -147,33 +150,15 @@ def cross_entropy_with_grad(
     array([[-0.25,  0.25],
            [ 0.25, -0.25]])
     """
-    call = _cross_entropy(
-        logits, target, weight, sample_weight, ignore_index, label_smoothing, z_loss, reduction, axis,
+    coefficients = _coefficients(label_smoothing, z_loss)
+    return classification_loss(
+        "cross_entropy", "logits", logits, target, weight, sample_weight, coefficients, ignore_index, reduction, axis,
         Gradient(grad_output, out),
     )  # fmt: skip
-    return call.reduced_loss(), call.gradient()
 
 
-def _cross_entropy(
-    logits: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None,
-    sample_weight: ArrayLike | None,
-    ignore_index: int,
-    label_smoothing: float,
-    z_loss: float,
-    reduction: str,
-    axis: int | None,
-    gradient: Gradient | None,
-) -> Classification:
-    smoothing = finite_number("label_smoothing", label_smoothing, 0, 1)
-    z_loss = finite_number("z_loss", z_loss, 0, float("inf"))
-    call = Classification("logits", logits, target, weight, sample_weight, ignore_index, reduction, axis, gradient)
-    call.kernels.cross_entropy(
-        call.x, call.target, call.weight, call.scale, 1 - smoothing, smoothing / call.classes, z_loss,
-        call.ignore_index, call.num_threads, call.loss, call.grad,
-    )  # fmt: skip
-    return call
+def _coefficients(label_smoothing: float, z_loss: float) -> tuple[float, float]:
+    return finite_number("label_smoothing", label_smoothing, 0, 1), finite_number("z_loss", z_loss, 0, math.inf)
 
 
 def nll_loss(
@@ -216,7 +201,9 @@ def nll_loss(
     >>> round(float(fx.nll_loss(np.log([[0.25, 0.75], [0.5, 0.5]]), [1, 0])), 6)
     0.490415
     """
-    return _nll_loss(log_probs, target, weight, sample_weight, ignore_index, reduction, axis, None).reduced_loss()
+    return classification_loss(
+        "nll", "log_probs", log_probs, target, weight, sample_weight, (), ignore_index, reduction, axis, None
+    )[0]
 
 
 def nll_loss_with_grad(
@@ -258,26 +245,7 @@ def nll_loss_with_grad(
     >>> fx.nll_loss_with_grad(np.log([[0.25, 0.75]]), [1])[1]
     array([[ 0., -1.]])
     """
-    call = _nll_loss(
-        log_probs, target, weight, sample_weight, ignore_index, reduction, axis, Gradient(grad_output, out)
-    )
-    return call.reduced_loss(), call.gradient()
-
-
-def _nll_loss(
-    log_probs: ArrayLike,
-    target: ArrayLike,
-    weight: ArrayLike | None,
-    sample_weight: ArrayLike | None,
-    ignore_index: int,
-    reduction: str,
-    axis: int | None,
-    gradient: Gradient | None,
-) -> Classification:
-    call = Classification(
-        "log_probs", log_probs, target, weight, sample_weight, ignore_index, reduction, axis, gradient
-    )
-    call.kernels.nll(
-        call.x, call.target, call.weight, call.scale, call.ignore_index, call.num_threads, call.loss, call.grad
-    )
-    return call
+    return classification_loss(
+        "nll", "log_probs", log_probs, target, weight, sample_weight, (), ignore_index, reduction, axis,
+        Gradient(grad_output, out),
+    )  # fmt: skip

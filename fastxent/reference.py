@@ -7,13 +7,18 @@ mean in `fastxent.losses`; every loss returns ``(loss, gradient)``, with all gra
 import numpy as np
 
 
-def logsumexp(x, axis=-1, keepdims=False):
-    """log sum_j exp(x_j), the largest term left out of the sum so that log1p keeps its precision."""
-    x = np.moveaxis(np.asarray(x, np.float64), axis, -1)
+def _log_sum(x):
+    """Largest x and log of the sum of exp(x - largest), which leaves that term out so that log1p stays precise."""
     largest = np.argmax(x, -1, keepdims=True)
     top = np.take_along_axis(x, largest, -1)
     others = np.where(np.arange(x.shape[-1]) == largest, -np.inf, x - top)
-    result = np.moveaxis(top + np.log1p(np.exp(others).sum(-1, keepdims=True)), -1, axis)
+    return top, np.log1p(np.exp(others).sum(-1, keepdims=True))
+
+
+def logsumexp(x, axis=-1, keepdims=False):
+    """log sum_j exp(x_j)."""
+    top, log_sum = _log_sum(np.moveaxis(np.asarray(x, np.float64), axis, -1))
+    result = np.moveaxis(top + log_sum, -1, axis)
     return result if keepdims else np.squeeze(result, axis)
 
 
@@ -29,7 +34,9 @@ def softmax(x, axis=-1):
 
 def log_softmax(x, axis=-1):
     """x_j - log sum_k exp(x_k)."""
-    return np.asarray(x, np.float64) - logsumexp(x, axis, keepdims=True)
+    x = np.moveaxis(np.asarray(x, np.float64), axis, -1)
+    top, log_sum = _log_sum(x)
+    return np.moveaxis((x - top) - log_sum, -1, axis)
 
 
 def softmax_vjp(grad_output, probs, axis=-1):
@@ -48,12 +55,12 @@ def cross_entropy(
     logits, target, weight=None, sample_weight=None, ignore_index=-100, label_smoothing=0.0, z_loss=0.0,
     reduction="mean", axis=None, grad_output=None,
 ):  # fmt: skip
-    """sum_j t_j w_j (lse - x_j) + z_loss lse^2, with t the target after smoothing; the class axis is put last."""
+    """-sum_j w_j t_j log softmax(x)_j + z_loss lse^2, with t the target after smoothing; the class axis is put last."""
     x, t, kept, factors, denominator = _classification(logits, target, weight, sample_weight, ignore_index, axis)
     w = _class_weight(weight, x)
     t = w * ((1 - label_smoothing) * t + label_smoothing / x.shape[-1])
     lse = logsumexp(x, keepdims=True)
-    losses = np.where(t != 0, t * (lse - x), 0).sum(-1) + z_loss * lse[..., 0] ** 2
+    losses = z_loss * lse[..., 0] ** 2 - np.where(t != 0, t * log_softmax(x), 0).sum(-1)
     grads = (t.sum(-1, keepdims=True) + 2 * z_loss * lse) * softmax(x) - t
     return _reduce(losses, grads, kept, factors, denominator, reduction, grad_output, axis)
 

@@ -7,9 +7,19 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import ArrayLike
 
-from . import _backends, _config
+from . import _backends
 from ._backends import Array
-from ._problem import Layout, as_constants, as_floats, as_output, check_out, compute_type
+from ._problem import (
+    Layout,
+    as_constants,
+    as_floats,
+    as_output,
+    check_axis,
+    check_out,
+    compute_type,
+    finish,
+    make_layout,
+)
 from ._reduction import ones
 
 Axes = int | tuple[int, ...] | None
@@ -61,7 +71,8 @@ def logsumexp(x: ArrayLike, axis: Axes = -1, *, keepdims: bool = False, out: Arr
         check_out(out, dtype, shape)
     layout, x = _merged(x, axes)
     result = np.empty(math.prod(layout.batch), dtype)
-    _backends.kernels().logsumexp(layout.split(x), _config.num_threads(), result)
+    kernels, num_threads = _backends.in_force()
+    kernels.logsumexp(layout.split(x), num_threads, result)
     if out is None:
         return result.reshape(shape)[()]
     out[...] = result.reshape(shape)
@@ -108,14 +119,15 @@ def logsumexp_vjp(grad_output: ArrayLike, x: ArrayLike, axis: Axes = -1, *, out:
     if grad_output.shape != ():
         grad_output = grad_output.reshape(layout.batch)
     scale = as_constants("grad_output", grad_output, layout.batch, compute_type(x.dtype))
+    kernels, num_threads = _backends.in_force()
     if len(axes) == 1:
         output = as_output(out, x.dtype, layout, (x,), (grad_output,))
-        _backends.kernels().softmax(layout.split(x), scale, _config.num_threads(), output.view)
-        return output.finish()
+        kernels.softmax(layout.split(x), scale, num_threads, layout.split(output))
+        return finish(output, out)
     if out is not None:
         check_out(out, x.dtype, x.shape)
     grad = np.empty(layout.shape, x.dtype)
-    _backends.kernels().softmax(layout.split(merged), scale, _config.num_threads(), layout.split(grad))
+    kernels.softmax(layout.split(merged), scale, num_threads, layout.split(grad))
     back = np.moveaxis(grad.reshape(layout.batch + tuple(x.shape[i] for i in axes)), range(-len(axes), 0), axes)
     if out is None:
         return back
@@ -153,11 +165,11 @@ def softmax(x: ArrayLike, axis: int = -1, *, out: Array | None = None) -> Array:
     array([0.25, 0.5 , 0.25])
     """
     x = as_floats("x", x)
-    layout = Layout.of(x, axis)
+    layout = _layout(x, axis)
     output = as_output(out, x.dtype, layout, (x,))
-    kernels, one = _backends.kernels(), ones(compute_type(x.dtype))
-    kernels.softmax(layout.split(x), one, _config.num_threads(), output.view)
-    return output.finish()
+    kernels, num_threads = _backends.in_force()
+    kernels.softmax(layout.split(x), ones(compute_type(x.dtype)), num_threads, layout.split(output))
+    return finish(output, out)
 
 
 def softmax_vjp(grad_output: ArrayLike, probs: ArrayLike, axis: int = -1, *, out: Array | None = None) -> Array:
@@ -223,10 +235,11 @@ def log_softmax(x: ArrayLike, axis: int = -1, *, out: Array | None = None) -> Ar
     array([-2.40760596, -1.40760596, -0.40760596])
     """
     x = as_floats("x", x)
-    layout = Layout.of(x, axis)
+    layout = _layout(x, axis)
     output = as_output(out, x.dtype, layout, (x,))
-    _backends.kernels().log_softmax(layout.split(x), _config.num_threads(), output.view)
-    return output.finish()
+    kernels, num_threads = _backends.in_force()
+    kernels.log_softmax(layout.split(x), num_threads, layout.split(output))
+    return finish(output, out)
 
 
 def log_softmax_vjp(grad_output: ArrayLike, log_probs: ArrayLike, axis: int = -1, *, out: Array | None = None) -> Array:
@@ -264,15 +277,20 @@ def log_softmax_vjp(grad_output: ArrayLike, log_probs: ArrayLike, axis: int = -1
 
 def _vjp(kernel: str, name: str, grad_output: ArrayLike, value: ArrayLike, axis: int, out: Array | None) -> Array:
     value, grad_output = as_floats(name, value), as_floats("grad_output", grad_output)
-    layout = Layout.of(value, axis)
+    layout = _layout(value, axis)
     if grad_output.shape != value.shape:
         raise ValueError(f"grad_output has shape {grad_output.shape}, expected that of {name}, {value.shape}")
     output = as_output(out, value.dtype, layout, (value, grad_output))
     with np.errstate(all="ignore"):
         grad_output = grad_output.astype(compute_type(value.dtype), copy=False)
-    run = getattr(_backends.kernels(), kernel)
-    run(layout.split(grad_output), layout.split(value), _config.num_threads(), output.view)
-    return output.finish()
+    kernels, num_threads = _backends.in_force()
+    getattr(kernels, kernel)(layout.split(grad_output), layout.split(value), num_threads, layout.split(output))
+    return finish(output, out)
+
+
+def _layout(x: Array, axis: int) -> Layout:
+    check_axis(axis)
+    return make_layout(x.shape, axis)
 
 
 def _axes(x: Array, axis: Axes) -> tuple[int, ...]:
@@ -283,7 +301,7 @@ def _axes(x: Array, axis: Axes) -> tuple[int, ...]:
 def _merged(x: Array, axes: tuple[int, ...]) -> tuple[Layout, Array]:
     """`x` with its reduced axes as one class axis; moved to the end only when there are several (or none)."""
     if len(axes) == 1:
-        return Layout(x.shape, axes[0]), x
+        return make_layout(x.shape, axes[0]), x
     batch = tuple(n for i, n in enumerate(x.shape) if i not in axes)
     moved = np.moveaxis(x, axes, range(-len(axes), 0)).reshape(*batch, math.prod(x.shape[i] for i in axes))
-    return Layout(moved.shape, len(batch)), moved
+    return make_layout(moved.shape, len(batch)), moved
