@@ -177,28 +177,52 @@ cdef inline Py_ssize_t fill_up(real* block, Py_ssize_t count, real value) noexce
     return full
 
 
-cdef inline real block_max(const real* block, Py_ssize_t full) noexcept nogil:
+cdef inline double lanes_sum(const real* lanes) noexcept nogil:
+    """Sum in double, four by four: one after the other, the additions would wait for each other."""
+    cdef double quarter[16]
+    cdef double few[4]
+    cdef Py_ssize_t i
+    for i in range(16):
+        quarter[i] = (<double>lanes[i] + <double>lanes[i + 16]) + (<double>lanes[i + 32] + <double>lanes[i + 48])
+    for i in range(4):
+        few[i] = (quarter[i] + quarter[i + 4]) + (quarter[i + 8] + quarter[i + 12])
+    return (few[0] + few[1]) + (few[2] + few[3])
+
+
+cdef inline real larger(real a, real b) noexcept nogil:
+    return a if a > b else b
+
+
+cdef inline real lanes_max(const real* lanes) noexcept nogil:
+    cdef real quarter[16]
+    cdef real few[4]
+    cdef Py_ssize_t i
+    for i in range(16):
+        quarter[i] = larger(larger(lanes[i], lanes[i + 16]), larger(lanes[i + 32], lanes[i + 48]))
+    for i in range(4):
+        few[i] = larger(larger(quarter[i], quarter[i + 4]), larger(quarter[i + 8], quarter[i + 12]))
+    return larger(larger(few[0], few[1]), larger(few[2], few[3]))
+
+
+cdef inline real block_max(const real* block, Py_ssize_t count) noexcept nogil:
     """The largest number, nan passed over; -inf for nan alone."""
     cdef real lanes[LANES]
-    cdef real value, top
     cdef Py_ssize_t j, lane
     for lane in range(LANES):
         lanes[lane] = -INFINITY
-    for j in range(full // LANES):
+    for j in range(count // LANES):
         for lane in range(LANES):
-            value = block[j * LANES + lane]
-            lanes[lane] = value if value > lanes[lane] else lanes[lane]
-    top = -INFINITY
-    for lane in range(LANES):
-        top = lanes[lane] if lanes[lane] > top else top
-    return top
+            lanes[lane] = larger(block[j * LANES + lane], lanes[lane])
+    for j in range(count // LANES * LANES, count):
+        lanes[j % LANES] = larger(block[j], lanes[j % LANES])
+    return lanes_max(lanes)
 
 
-cdef inline Py_ssize_t block_find(const real* block, Py_ssize_t full, real value) noexcept nogil:
+cdef inline Py_ssize_t block_find(const real* block, Py_ssize_t count, real value) noexcept nogil:
     """The first position of `value`, or -1."""
     cdef Py_ssize_t j, lane
     cdef int seen
-    for j in range(full // LANES):
+    for j in range(count // LANES):
         seen = 0
         for lane in range(LANES):
             seen |= block[j * LANES + lane] == value
@@ -206,52 +230,79 @@ cdef inline Py_ssize_t block_find(const real* block, Py_ssize_t full, real value
             for lane in range(LANES):
                 if block[j * LANES + lane] == value:
                     return j * LANES + lane
+    for j in range(count // LANES * LANES, count):
+        if block[j] == value:
+            return j
     return -1
 
 
-cdef inline double lanes_sum(const real* lanes) noexcept nogil:
-    cdef double total = 0
-    cdef Py_ssize_t lane
+cdef inline void add_exp(const real* x, Py_ssize_t groups, real top, real* e, real* lanes) noexcept nogil:
+    """e = exp(x - top), added to the lanes."""
+    cdef real value
+    cdef Py_ssize_t j, lane
+    for j in range(groups):
+        for lane in range(LANES):
+            value = exp_negative(<real>(x[j * LANES + lane] - top))
+            e[j * LANES + lane] = value
+            lanes[lane] += value
+
+
+cdef inline double block_exp_sum(const real* x, Py_ssize_t count, real top, Py_ssize_t skip, real* e) noexcept nogil:
+    """e = exp(x - top) up to a multiple of LANES, and its sum without class `skip` (-1: no such class).
+
+    x may be e. The group of `skip` and the last, partial one are put right in e, so that x is only read.
+    """
+    cdef real lanes[LANES]
+    cdef Py_ssize_t lane, groups = count // LANES, special = skip // LANES if skip >= 0 else groups
     for lane in range(LANES):
-        total += lanes[lane]
-    return total
+        lanes[lane] = 0
+    if groups * LANES < count:
+        for lane in range(LANES):
+            e[groups * LANES + lane] = x[groups * LANES + lane] if groups * LANES + lane < count else <real>-INFINITY
+    if special < groups:
+        for lane in range(LANES):
+            e[special * LANES + lane] = x[special * LANES + lane]
+    if skip >= 0:
+        e[skip] = -INFINITY
+    add_exp(x, special, top, e, lanes)
+    if special < groups:
+        add_exp(e + special * LANES, 1, top, e + special * LANES, lanes)
+        special += 1
+        add_exp(x + special * LANES, groups - special, top, e + special * LANES, lanes)
+    if groups * LANES < count:
+        add_exp(e + groups * LANES, 1, top, e + groups * LANES, lanes)
+    if skip >= 0:
+        e[skip] = 1
+    return lanes_sum(lanes)
 
 
-cdef inline double block_exp_sum(real* block, Py_ssize_t full, real top) noexcept nogil:
-    """block = exp(block - top), and its sum."""
+cdef inline double block_sum(const real* block, Py_ssize_t count) noexcept nogil:
     cdef real lanes[LANES]
     cdef Py_ssize_t j, lane
     for lane in range(LANES):
         lanes[lane] = 0
-    for j in range(full // LANES):
+    for j in range(count // LANES):
         for lane in range(LANES):
-            block[j * LANES + lane] = exp_negative(<real>(block[j * LANES + lane] - top))
             lanes[lane] += block[j * LANES + lane]
+    for j in range(count // LANES * LANES, count):
+        lanes[j % LANES] += block[j]
     return lanes_sum(lanes)
 
 
-cdef inline double block_sum(const real* block, Py_ssize_t full) noexcept nogil:
-    cdef real lanes[LANES]
-    cdef Py_ssize_t j, lane
-    for lane in range(LANES):
-        lanes[lane] = 0
-    for j in range(full // LANES):
-        for lane in range(LANES):
-            lanes[lane] += block[j * LANES + lane]
-    return lanes_sum(lanes)
-
-
-cdef inline double block_dot(const real* weights, const real* block, Py_ssize_t full, real top) noexcept nogil:
+cdef inline double block_dot(const real* weights, const real* block, Py_ssize_t count, real top) noexcept nogil:
     """sum of weights * (block - top), where a weight of 0 counts 0 even against inf."""
     cdef real lanes[LANES]
     cdef real term, zero = 0
     cdef Py_ssize_t j, lane
     for lane in range(LANES):
         lanes[lane] = 0
-    for j in range(full // LANES):
+    for j in range(count // LANES):
         for lane in range(LANES):
             term = weights[j * LANES + lane] * (block[j * LANES + lane] - top)
             lanes[lane] += term if weights[j * LANES + lane] != zero else zero
+    for j in range(count // LANES * LANES, count):
+        term = weights[j] * (block[j] - top)
+        lanes[j % LANES] += term if weights[j] != zero else zero
     return lanes_sum(lanes)
 
 

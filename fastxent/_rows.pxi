@@ -83,6 +83,16 @@ cdef inline Py_ssize_t read(
     return fill_up(block, count, filler)
 
 
+cdef inline const real* logits_block(
+    const Tensor* tensor, const char* sample, Py_ssize_t b, Py_ssize_t classes, real* block
+) noexcept nogil:
+    """The b-th BLOCK of a sample's classes: where they lie if they can be computed with there, else in `block`."""
+    if tensor.step == 1 and (tensor.storage == FLOAT32 if real is float else tensor.storage == FLOAT64):
+        return <const real*>sample + b * BLOCK
+    read(tensor, sample, b, classes, block, <real>0)
+    return block
+
+
 cdef inline void write(
     const Tensor* tensor, char* sample, Py_ssize_t b, Py_ssize_t classes, const real* block
 ) noexcept nogil:
@@ -141,20 +151,22 @@ cdef inline Row scan(const Job* job, Py_ssize_t s, real* block, real* q) noexcep
     When all classes fit in one block, it is left holding exp(x - top).
     """
     cdef Row row
-    cdef Py_ssize_t b, full, found
+    cdef Py_ssize_t b, count, found
     cdef double block_top
     cdef real top
+    cdef const real* x
     cdef bint dense = q != NULL
     cdef const char* sample = sample_at(&job.x, job.inner, s)
     row.top = -INFINITY
     row.at = -1
     row.rest = row.mass = row.cross = 0
     for b in range(job.blocks):
-        full = read(&job.x, sample, b, job.classes, block, <real>-INFINITY)
-        block_top = block_max(block, full)
+        count = min(job.classes - b * BLOCK, BLOCK)
+        x = logits_block(&job.x, sample, b, job.classes, block)
+        block_top = block_max(x, count)
         found = -1
         if block_top > row.top:
-            found = block_find(block, full, <real>block_top)
+            found = block_find(x, count, <real>block_top)
             if row.at >= 0:
                 row.rest = (row.rest + 1) * exp(row.top - block_top)
                 row.cross -= row.mass * (block_top - row.top)
@@ -163,13 +175,9 @@ cdef inline Row scan(const Job* job, Py_ssize_t s, real* block, real* q) noexcep
         top = <real>(row.top if row.at >= 0 else 0)
         if dense:
             read_target(job, s, b, q)
-            row.mass += block_sum(q, full)
-            row.cross += block_dot(q, block, full, top)
-        if found >= 0:
-            block[found] = -INFINITY
-        row.rest += block_exp_sum(block, full, top)
-        if found >= 0:
-            block[found] = 1
+            row.mass += block_sum(q, count)
+            row.cross += block_dot(q, x, count, top)
+        row.rest += block_exp_sum(x, count, top, found, block)
     if isinf(row.top):
         row.rest = NAN
     return row
@@ -179,12 +187,12 @@ cdef inline Py_ssize_t exponentials(
     const Job* job, Py_ssize_t s, Py_ssize_t b, const Row* row, real* block
 ) noexcept nogil:
     """block = exp(x - top); still there from the scan when it was the only block."""
-    cdef Py_ssize_t full
-    if job.classes <= BLOCK:
-        return (job.classes + LANES - 1) // LANES * LANES
-    full = read(&job.x, sample_at(&job.x, job.inner, s), b, job.classes, block, <real>-INFINITY)
-    block_exp_sum(block, full, <real>row.top)
-    return full
+    cdef Py_ssize_t count = min(job.classes - b * BLOCK, BLOCK)
+    cdef const real* x
+    if job.blocks > 1:
+        x = logits_block(&job.x, sample_at(&job.x, job.inner, s), b, job.classes, block)
+        block_exp_sum(x, count, <real>row.top, -1, block)
+    return count
 
 
 cdef inline void logsumexp_sample(const Job* job, Py_ssize_t s, real* block) noexcept nogil:
