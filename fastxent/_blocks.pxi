@@ -248,29 +248,34 @@ cdef inline void add_exp(const real* x, Py_ssize_t groups, real top, real* e, re
 
 
 cdef inline double block_exp_sum(const real* x, Py_ssize_t count, real top, Py_ssize_t skip, real* e) noexcept nogil:
-    """e = exp(x - top) up to a multiple of LANES, and its sum without class `skip` (-1: no such class).
+    """e = exp(x - top), and its sum without class `skip` (-1: no such class).
 
-    x may be e. The group of `skip` and the last, partial one are put right in e, so that x is only read.
+    x may be e. The group of `skip` and the last, partial one are put right elsewhere, so that x is only read.
     """
     cdef real lanes[LANES]
-    cdef Py_ssize_t lane, groups = count // LANES, special = skip // LANES if skip >= 0 else groups
+    cdef real edge[LANES]
+    cdef Py_ssize_t lane, groups = count // LANES, special = groups
+    cdef Py_ssize_t tail = groups * LANES
     for lane in range(LANES):
         lanes[lane] = 0
-    if groups * LANES < count:
-        for lane in range(LANES):
-            e[groups * LANES + lane] = x[groups * LANES + lane] if groups * LANES + lane < count else <real>-INFINITY
-    if special < groups:
+    if 0 <= skip < tail:
+        special = skip // LANES
         for lane in range(LANES):
             e[special * LANES + lane] = x[special * LANES + lane]
-    if skip >= 0:
         e[skip] = -INFINITY
-    add_exp(x, special, top, e, lanes)
-    if special < groups:
         add_exp(e + special * LANES, 1, top, e + special * LANES, lanes)
-        special += 1
-        add_exp(x + special * LANES, groups - special, top, e + special * LANES, lanes)
-    if groups * LANES < count:
-        add_exp(e + groups * LANES, 1, top, e + groups * LANES, lanes)
+        add_exp(x + (special + 1) * LANES, groups - special - 1, top, e + (special + 1) * LANES, lanes)
+    add_exp(x, special, top, e, lanes)
+    if tail < count:
+        for lane in range(LANES):
+            edge[lane] = -INFINITY
+        for lane in range(count - tail):
+            edge[lane] = x[tail + lane]
+        if skip >= tail:
+            edge[skip - tail] = -INFINITY
+        add_exp(edge, 1, top, edge, lanes)
+        for lane in range(count - tail):
+            e[tail + lane] = edge[lane]
     if skip >= 0:
         e[skip] = 1
     return lanes_sum(lanes)

@@ -9,6 +9,7 @@ This file is compiled once per instruction-set level (see setup.py), so nothing 
 """
 
 cimport numpy as cnp
+from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from cython.parallel cimport prange
 
@@ -95,6 +96,10 @@ cdef Job new_job(Operation operation, cnp.ndarray x, cnp.ndarray y, cnp.ndarray 
     if out is not None:
         job.out = as_tensor(out)
     job.lanes = use_lanes(&job)
+    if job.x.storage == FLOAT64:
+        job.direct = is_plain(&job.out, <const double*>NULL)
+    else:
+        job.direct = is_plain(&job.out, <const float*>NULL)
     return job
 
 

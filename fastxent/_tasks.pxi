@@ -7,22 +7,26 @@
 cdef void run_rows(const Job* job, Py_ssize_t begin, Py_ssize_t end, const real* _like) noexcept nogil:
     cdef real block[BLOCK]
     cdef real q[BLOCK]
+    cdef real* scratch = NULL
     cdef Py_ssize_t s
+    if job.blocks > 1 and job.out.storage != NO_ARRAY and not job.direct and job.classes <= MAX_SCRATCH:
+        scratch = <real*>malloc(job.classes * sizeof(real))  # NULL will do too, it is only slower
     for s in range(begin, end):
         if job.operation == CROSS_ENTROPY:
-            cross_entropy_sample(job, s, block, q)
+            cross_entropy_sample(job, s, block, q, scratch)
         elif job.operation == NLL:
             nll_sample(job, s, block, q)
         elif job.operation == LOGSUMEXP:
             logsumexp_sample(job, s, block)
         elif job.operation == SOFTMAX:
-            softmax_sample(job, s, block)
+            softmax_sample(job, s, block, scratch)
         elif job.operation == LOG_SOFTMAX:
             log_softmax_sample(job, s, block)
         elif job.operation == SOFTMAX_VJP:
             softmax_vjp_sample(job, s, block, q)
         elif job.operation == LOG_SOFTMAX_VJP:
             log_softmax_vjp_sample(job, s, block, q)
+    free(scratch)
 
 
 cdef void run_lanes(const Job* job, Py_ssize_t begin, Py_ssize_t end, const real* _like) noexcept nogil:
