@@ -63,7 +63,7 @@ class Kernels(Protocol):
         """First sample whose label is neither ignored nor in [0, num_classes), or -1; sum of the counted weights."""
 
     def weighted_sum(self, values: Array, weight: Array, num_threads: int) -> float:
-        """sum_s values_s weight_s, in double with compensation."""
+        """sum_s values_s weight_s, in double with compensation; a value of 0 counts 0 even against inf."""
 
 
 # Instruction-set level -> its module; the best comes last. x86-64 has three, other machines one.

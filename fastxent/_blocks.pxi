@@ -311,12 +311,9 @@ cdef inline double block_dot(const real* weights, const real* block, Py_ssize_t 
     return lanes_sum(lanes)
 
 
-cdef inline void exponentiate(real* block, Py_ssize_t full) noexcept nogil:
-    """block = exp(block), for log-probabilities or whatever else was passed for them."""
-    cdef Py_ssize_t j
-    if block_max(block, full) > 80:  # exp_negative ends near 88
-        for j in range(full):
-            block[j] = <real>exp(block[j])
-    else:
-        for j in range(full):
-            block[j] = exp_negative(block[j])
+cdef inline real exp_any(real x) noexcept nogil:
+    """exp(x), of log-probabilities or whatever else was passed for them; as a square beyond the range of exp_negative."""
+    cdef real most = 80 if real is float else 700
+    cdef real half = <real>0.5 * (x if x < 2 * most else 2 * most)
+    cdef real root = exp_negative(half if x > most else x)
+    return root * root if x > most else root

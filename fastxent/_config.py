@@ -95,7 +95,7 @@ def set_config(**options: Any) -> None:
     """
     global _process, _processors
     _process = _process._replace(**_checked(options))
-    _processors = count_processors()
+    _processors = 1 if _forked else count_processors()
 
 
 @contextlib.contextmanager
@@ -148,16 +148,16 @@ def count_processors(environ: Mapping[str, str] = os.environ) -> int:
 
 def _alone_after_fork() -> None:
     # A forked child has none of its parent's worker threads, and an OpenMP runtime that waits for them forever.
-    global _processors
-    _processors = 1
+    global _forked, _processors
+    _forked, _processors = True, 1
 
 
-_processors = count_processors()
+_forked, _processors = False, count_processors()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_alone_after_fork)
 
 
-def num_threads(config: Config) -> int:
-    """Threads that a call may use here and now."""
-    wanted = config.num_threads
+def num_threads(config: Config | None = None) -> int:
+    """Threads that a call may use under `config`, by default the one in force."""
+    wanted = (config or current()).num_threads
     return _processors if wanted is None else min(wanted, _processors)

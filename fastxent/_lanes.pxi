@@ -630,8 +630,7 @@ cdef inline void log_softmax_vjp_tile(
     for b in range(job.tiles):
         classes = read_tile(&job.x, job, first, count, b, p)
         read_tile(&job.y, job, first, count, b, g)
-        exponentiate(p, classes * LANES)
         for c in range(classes):
             for lane in range(LANES):
-                g[c * LANES + lane] = g[c * LANES + lane] - p[c * LANES + lane] * state[MASS + lane]
+                g[c * LANES + lane] = g[c * LANES + lane] - exp_any(p[c * LANES + lane]) * state[MASS + lane]
         write_tile(job, first, count, b, g)

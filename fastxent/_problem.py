@@ -40,7 +40,7 @@ def finite_number(name: str, value: Any, low: float, high: float) -> float:
         return value
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name} is {value!r}, expected a number")
-    if not (math.isfinite(value) and low <= value <= high):
+    if not (low <= value <= high and value <= sys.float_info.max):
         bounds = f"in [{low:g}, {high:g}]" if math.isfinite(high) else f">= {low:g}"
         raise ValueError(f"{name} is {value!r}, expected a finite number {bounds}")
     return float(value)
@@ -68,13 +68,21 @@ def as_array(name: str, value: ArrayLike) -> Array:
     """`value` as a plain ndarray; masked arrays are refused, since their mask would be lost."""
     if type(value) is np.ndarray:
         return value
-    masked = sys.modules.get("numpy.ma")
-    if masked is not None and isinstance(value, masked.MaskedArray):
+    if _is_masked(value):
         raise TypeError(f"{name} is a masked array, whose mask would be ignored: fill it, or pass sample_weight")
     try:
         return np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name} cannot be made an array: {error}") from error
+
+
+def _is_masked(value: Any) -> bool:
+    masked = sys.modules.get("numpy.ma")
+    if masked is None:
+        return False
+    return isinstance(value, masked.MaskedArray) or (
+        isinstance(value, (list, tuple)) and any(_is_masked(item) for item in value)
+    )
 
 
 def as_floats(name: str, value: ArrayLike) -> Array:
@@ -88,7 +96,7 @@ def as_floats(name: str, value: ArrayLike) -> Array:
             _STORAGE[dtype] = np.dtype(np.uint16), FLOAT32
         elif dtype.kind in "iu":
             dtype = FLOAT64
-        elif dtype.kind == "f" and dtype.itemsize <= 8:
+        elif dtype.newbyteorder("=") in _STORAGE:
             dtype = dtype.newbyteorder("=")
         else:
             raise TypeError(f"{name} has dtype {dtype}, expected float16, bfloat16, float32, float64 or integers")
@@ -156,6 +164,8 @@ def check_axis(axis: Any) -> None:
     """Refuse an axis that is no integer."""
     if isinstance(axis, bool) or not hasattr(axis, "__index__"):
         raise TypeError(f"axis is {axis!r}, expected an integer")
+    if abs(operator.index(axis)) > 64:  # more than an array can have, and soon more than an int of C
+        raise np.exceptions.AxisError(f"axis is {axis}, which is out of bounds")
 
 
 def as_output(
@@ -190,13 +200,7 @@ def finish(output: Array, out: Any) -> Array:
 
 def _clash(array: Any, out: Array) -> bool:
     """Whether two different arrays share memory; those that own theirs do not, and that is quick to see."""
-    return (
-        array is not None
-        and array is not out
-        and isinstance(array, np.ndarray)
-        and not (array.flags.owndata and out.flags.owndata)
-        and np.may_share_memory(array, out)
-    )
+    return array is not out and not (array.flags.owndata and out.flags.owndata) and np.may_share_memory(array, out)
 
 
 def _same_place(a: Array, b: Array) -> bool:
@@ -221,15 +225,26 @@ def check_out(out: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
     flags = out.flags
     if not flags.writeable:
         raise ValueError("out is read-only, expected a writeable array")
-    if not flags.forc and any(stride == 0 and size > 1 for stride, size in zip(out.strides, out.shape, strict=True)):
-        raise ValueError(f"out has strides {out.strides}, so that its elements share memory")
+    if not flags.forc and _overlaps_itself(out):
+        raise ValueError(f"out has strides {out.strides}, so that its elements may share memory")
     return flags
+
+
+def _overlaps_itself(array: Array) -> bool:
+    """Whether elements may share memory: never in what slicing, transposing and reshaping make of an array."""
+    extent = array.itemsize
+    for stride, size in sorted((abs(stride), size) for stride, size in zip(array.strides, array.shape, strict=True)):
+        if size > 1:
+            if stride < extent:
+                return array.size > 0
+            extent += stride * (size - 1)
+    return False
 
 
 # --- targets -----------------------------------------------------------------------------------------------------
 
 
-def as_target(target: ArrayLike, logits_name: str, layout: Layout, dtype: np.dtype[Any]) -> Array:
+def as_target(target: ArrayLike, logits_name: str, layout: Layout, dtype: np.dtype[Any], ignore_index: int) -> Array:
     """Class indices as a flat int64 array, or class probabilities as a (outer, classes, inner) view."""
     array = target if type(target) is np.ndarray else as_array("target", target)
     if array.dtype is INT64 and array.shape == layout.batch and array.flags.carray:
@@ -243,7 +258,8 @@ def as_target(target: ArrayLike, logits_name: str, layout: Layout, dtype: np.dty
                 f"shape {layout.shape} with class axis {layout.axis} (class probabilities need a floating type)"
             )
         if array.dtype.itemsize == 8 and array.dtype.kind == "u":
-            array = np.minimum(array, np.uint64(2**63 - 1))  # out of range all the same, and never negative
+            # Beyond int64 a label is out of range anyhow; as a negative one it might be the one to ignore.
+            array = np.where(array < 2**63, array.astype(np.int64), -2 if ignore_index == -1 else -1)
         return np.ascontiguousarray(array, dtype=np.int64).reshape(-1)
     if array.dtype.kind != "f" and not _is_bfloat16(array.dtype):
         raise TypeError(f"target has dtype {array.dtype}, expected integers (class indices) or floats (probabilities)")
@@ -252,7 +268,10 @@ def as_target(target: ArrayLike, logits_name: str, layout: Layout, dtype: np.dty
     if array.shape != layout.shape:
         raise ValueError(f"target has shape {array.shape}, expected {layout.shape} for class probabilities")
     probs = as_floats("target", array)
-    return layout.split(probs if compute_type(probs.dtype) == dtype else probs.astype(dtype))
+    if compute_type(probs.dtype) != dtype:
+        with np.errstate(all="ignore"):
+            probs = probs.astype(dtype)
+    return layout.split(probs)
 
 
 def _refuse_label(target: ArrayLike, bad: int, layout: Layout, ignore_index: int) -> None:
@@ -302,13 +321,13 @@ def classification_loss(
         raise ValueError(f"{name} has shape {x.shape}, expected at least one class on axis {layout.axis}")
     dtype = compute_type(x.dtype)
     kernels, num_threads = _backends.in_force()
-    labels_or_probs = as_target(target, name, layout, dtype)
+    ignore_index = integer("ignore_index", ignore_index)
+    labels_or_probs = as_target(target, name, layout, dtype, ignore_index)
     weights = scale = sample_weights = ones(dtype)
     if weight is not None:
         weights = as_class_weight(weight, layout.classes, dtype)
     if sample_weight is not None:
         scale = sample_weights = as_constants("sample_weight", sample_weight, layout.batch, dtype)
-    ignore_index = integer("ignore_index", ignore_index)
     if labels_or_probs.ndim == 1:
         bad, denominator = kernels.check_target(
             labels_or_probs, weights, sample_weights, layout.classes, ignore_index, num_threads
@@ -321,11 +340,12 @@ def classification_loss(
     if gradient is not None:
         grad_output = _as_grad_output(gradient.grad_output, layout, reduction)
         scale, factor = gradient_scale(grad_output, sample_weights, denominator, reduction)
-        output = as_output(gradient.out, x.dtype, layout, (x,), (target, weight, sample_weight))
+        output = as_output(gradient.out, x.dtype, layout, (x,), (labels_or_probs, weights, sample_weights))
         grad = layout.split(output)
     losses = np.empty(layout.samples, dtype)
     getattr(kernels, kernel)(
-        layout.split(x), labels_or_probs, weights, scale, *coefficients, ignore_index, factor, num_threads, losses, grad,
+        layout.split(x), labels_or_probs, weights, scale, *coefficients, ignore_index, factor, num_threads, losses,
+        grad,
     )  # fmt: skip
     loss = reduce_loss(losses, sample_weights, denominator, reduction, kernels, num_threads)
     if reduction == "none":

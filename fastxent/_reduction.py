@@ -36,7 +36,7 @@ def reduce_loss(
     if reduction == "none":
         if sample_weight is not _ONES[losses.dtype]:
             with np.errstate(all="ignore"):
-                np.multiply(losses, sample_weight, out=losses)
+                np.multiply(losses, sample_weight, out=losses, where=losses != 0)  # ignored, whatever their weight
         return losses
     total = kernels.weighted_sum(losses, sample_weight, num_threads)
     if reduction == "mean":

@@ -118,6 +118,18 @@ cdef inline void write(
         store(block, count, <bfloat16*>target, tensor.step)
 
 
+cdef inline void write_one(const Tensor* tensor, char* sample, Py_ssize_t j, const real* value) noexcept nogil:
+    cdef char* target = sample + j * tensor.step * tensor.itemsize
+    if tensor.storage == FLOAT32:
+        store(value, 1, <float*>target, 1)
+    elif tensor.storage == FLOAT64:
+        store(value, 1, <double*>target, 1)
+    elif tensor.storage == FLOAT16:
+        store(value, 1, <half*>target, 1)
+    else:
+        store(value, 1, <bfloat16*>target, 1)
+
+
 cdef inline double read_one(const Tensor* tensor, const char* sample, Py_ssize_t j) noexcept nogil:
     cdef double value
     cdef const char* source = sample + j * tensor.step * tensor.itemsize
@@ -317,9 +329,8 @@ cdef inline void log_softmax_vjp_sample(const Job* job, Py_ssize_t s, real* p, r
     for b in range(job.blocks):
         full = read(&job.x, log_probs, b, job.classes, p, <real>0)
         read(&job.y, grad, b, job.classes, g, <real>0)
-        exponentiate(p, full)
         for j in range(full):
-            g[j] = g[j] - p[j] * <real>total
+            g[j] = g[j] - exp_any(p[j]) * <real>total
         write(&job.out, out, b, job.classes, g)
 
 
@@ -438,11 +449,13 @@ cdef inline void nll_gradient(const Job* job, Py_ssize_t s, double hot, Py_ssize
     """-scale * t: one entry under zeros, or the target's probabilities."""
     cdef char* out = sample_at(&job.out, job.inner, s)
     cdef real minus = <real>-gradient_scale(job, s, q)
-    cdef Py_ssize_t b, full, j
+    cdef Py_ssize_t b, j
+    if label >= 0:
+        fill_sample(job, s, <real>0, q)
+        q[0] = <real>(minus * hot)
+        write_one(&job.out, out, label, q)
+        return
     for b in range(job.blocks):
-        full = read_target(job, s, b, q)
-        for j in range(full):
-            q[j] = minus * q[j] if q[j] != 0 else 0
-        if 0 <= label - b * BLOCK < BLOCK:
-            q[label - b * BLOCK] = <real>(minus * hot)
+        for j in range(read_target(job, s, b, q)):
+            q[j] = minus * q[j] if q[j] != 0 else <real>0
         write(&job.out, out, b, job.classes, q)

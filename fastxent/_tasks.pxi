@@ -97,6 +97,10 @@ cdef inline double settle(double total, double error) noexcept nogil:
     return total + error if not isinf(total) else total  # beside inf the error is nan
 
 
+cdef inline double weighted(double value, double weight) noexcept nogil:
+    return value * weight if value != 0 else 0  # the loss of an ignored sample, whatever its weight
+
+
 cdef double sum_chunk(const Job* job, Py_ssize_t begin, Py_ssize_t end, const real* _like) noexcept nogil:
     """Sum of per_sample * scale in double, compensated."""
     cdef const real* values = <const real*>job.per_sample
@@ -110,9 +114,9 @@ cdef double sum_chunk(const Job* job, Py_ssize_t begin, Py_ssize_t end, const re
     for i in range(groups):
         for lane in range(SUM_LANES):
             s = begin + i * SUM_LANES + lane
-            add(&totals[lane], &errors[lane], <double>values[s] * scale[s * job.scale.step])
+            add(&totals[lane], &errors[lane], weighted(values[s], scale[s * job.scale.step]))
     for s in range(begin + groups * SUM_LANES, end):
-        add(&total, &error, <double>values[s] * scale[s * job.scale.step])
+        add(&total, &error, weighted(values[s], scale[s * job.scale.step]))
     for lane in range(SUM_LANES):
         add(&total, &error, settle(totals[lane], errors[lane]))
     return settle(total, error)

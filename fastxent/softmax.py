@@ -294,6 +294,8 @@ def _layout(x: Array, axis: int) -> Layout:
 
 
 def _axes(x: Array, axis: Axes) -> tuple[int, ...]:
+    if isinstance(axis, int):
+        check_axis(axis)
     axes: tuple[int, ...] = normalize_axis_tuple(range(x.ndim) if axis is None else axis, x.ndim, "axis")
     return axes
 

@@ -1,0 +1,256 @@
+"""The tables that the tests (and the benchmarks) follow from: functions, types, layouts, shapes and options."""
+
+import importlib
+import inspect
+import tempfile
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+import fastxent as fx
+from fastxent import reference
+
+# --- functions ---------------------------------------------------------------------------------------------------
+
+
+def batch_shape(shape, axis):
+    axis %= len(shape)
+    return shape[:axis] + shape[axis + 1 :]
+
+
+def logits(rng, shape, axis):
+    return 3 * rng.standard_normal(shape)
+
+
+def log_probs(rng, shape, axis):
+    return reference.log_softmax(logits(rng, shape, axis), axis)
+
+
+def probs(rng, shape, axis):
+    return reference.softmax(logits(rng, shape, axis), axis)
+
+
+def labels(rng, shape, axis):
+    return rng.integers(shape[axis], size=batch_shape(shape, axis))
+
+
+def per_entry(rng, shape, axis):
+    return rng.standard_normal(shape)
+
+
+def per_sample(rng, shape, axis):
+    return np.asarray(rng.standard_normal(batch_shape(shape, axis)))
+
+
+class Loss(NamedTuple):
+    """A public function and its plain twin; all take the arrays, `axis` and the options, by the same names."""
+
+    function: Callable[..., Any]
+    with_grad: Callable[..., Any] | None  # returns (value, gradient), as does the reference of such a function
+    reference: Callable[..., Any]
+    arrays: tuple[Callable[..., np.ndarray], ...]  # makers of the array arguments
+    options: tuple[str, ...] = ()
+
+    @property
+    def oracle(self):
+        """The same in torch operations; imported here, so that the tables need no torch."""
+        return getattr(importlib.import_module("oracles"), self.function.__name__)
+
+    @property
+    def takes_labels(self):
+        return labels in self.arrays
+
+    @property
+    def reduces(self):
+        """Whether the class axis is gone from the result of the function itself."""
+        return self.with_grad is not None or self.function is fx.logsumexp
+
+    def make(self, shape, axis, dtype=np.float64, layout=np.array, seed=0):
+        """The array arguments, floating ones rounded to `dtype`."""
+        rng = np.random.default_rng(seed)
+        arrays = [maker(rng, shape, axis) for maker in self.arrays]
+        return [layout(a.astype(dtype) if a.dtype.kind == "f" else a) for a in arrays]
+
+    def default_axis(self, ndim):
+        """The axis that a call without `axis` means."""
+        axis = inspect.signature(self.function).parameters["axis"].default
+        return min(1, ndim - 1) if axis is None else axis
+
+
+NLL = ("weight", "sample_weight", "ignore_index")
+CROSS_ENTROPY = (*NLL, "label_smoothing", "z_loss")
+OF_PROBS = ("weight", "sample_weight")
+
+# A public function that has no line here fails test_cases.py.
+LOSSES = {
+    "logsumexp": Loss(fx.logsumexp, None, reference.logsumexp, (logits,)),
+    "logsumexp_vjp": Loss(fx.logsumexp_vjp, None, reference.logsumexp_vjp, (per_sample, logits)),
+    "softmax": Loss(fx.softmax, None, reference.softmax, (logits,)),
+    "softmax_vjp": Loss(fx.softmax_vjp, None, reference.softmax_vjp, (per_entry, probs)),
+    "log_softmax": Loss(fx.log_softmax, None, reference.log_softmax, (logits,)),
+    "log_softmax_vjp": Loss(fx.log_softmax_vjp, None, reference.log_softmax_vjp, (per_entry, log_probs)),
+    "cross_entropy": Loss(
+        fx.cross_entropy, fx.cross_entropy_with_grad, reference.cross_entropy, (logits, labels), CROSS_ENTROPY
+    ),
+    "cross_entropy of probabilities": Loss(
+        fx.cross_entropy,
+        fx.cross_entropy_with_grad,
+        reference.cross_entropy,
+        (logits, probs),
+        (*OF_PROBS, "label_smoothing", "z_loss"),
+    ),
+    "nll_loss": Loss(fx.nll_loss, fx.nll_loss_with_grad, reference.nll_loss, (log_probs, labels), NLL),
+    "nll_loss of probabilities": Loss(
+        fx.nll_loss, fx.nll_loss_with_grad, reference.nll_loss, (log_probs, probs), OF_PROBS
+    ),
+}
+WITH_GRAD = {name: loss for name, loss in LOSSES.items() if loss.with_grad is not None}
+MAPS = {name: loss for name, loss in LOSSES.items() if loss.with_grad is None}
+
+# --- options -----------------------------------------------------------------------------------------------------
+
+REDUCTIONS = ("mean", "sum", "none")
+
+# Makers of option values, like those of arrays.
+OPTIONS = {
+    "weight": lambda rng, shape, axis: rng.uniform(0.5, 2, shape[axis]),
+    "sample_weight": lambda rng, shape, axis: np.asarray(rng.uniform(0.5, 2, batch_shape(shape, axis))),
+    "ignore_index": lambda rng, shape, axis: 1,
+    "label_smoothing": lambda rng, shape, axis: 0.1,
+    "z_loss": lambda rng, shape, axis: 0.01,
+}
+
+
+def make_options(loss, shape, axis, which, dtype=np.float64, seed=1):
+    """The options named `which` ("all", "no" or one name) that the loss takes, rounded to `dtype`."""
+    rng = np.random.default_rng(seed)
+    values = {name: OPTIONS[name](rng, shape, axis) for name in loss.options if which in (name, "all")}
+    return {name: v.astype(dtype) if isinstance(v, np.ndarray) else v for name, v in values.items()}
+
+
+# --- types -------------------------------------------------------------------------------------------------------
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+DTYPES = {np.dtype(t).name: np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)}
+LOSS_DTYPE = {dtype: np.dtype(np.float64 if dtype == np.float64 else np.float32) for dtype in DTYPES.values()}
+INTEGERS = [np.dtype(t) for t in "bBhHiIlLqQ"]
+
+# Relative to the largest entry, for results in the type. Twice a rounding for 16 bits, whose arithmetic is float32;
+# for float64 torch's own error counts as well. test_accuracy.py has the sharp bounds, entry by entry.
+TOLERANCES = {DTYPES["float16"]: 2**-10, BFLOAT16: 2**-7, DTYPES["float32"]: 2e-6, DTYPES["float64"]: 4e-14}
+
+
+def exact(array):
+    """The same numbers in the widest plain type: int64, or float64."""
+    array = np.asarray(array)
+    return array.astype(np.int64 if array.dtype.kind in "iu" else np.float64)
+
+
+def assert_close(got, expected, factor=1):
+    """Within the tolerance of the type of `got`, relative to the largest finite entry that is expected."""
+    got, expected = np.asarray(got), np.asarray(expected)
+    dtype = got.dtype.newbyteorder("=")
+    finite = np.abs(expected[np.isfinite(expected)])
+    rtol = factor * TOLERANCES[dtype]
+    spacing = 2.0**-24 if dtype == np.float16 else 0  # of subnormal numbers, which gradients of float16 reach
+    atol = rtol * finite.max(initial=0) + spacing
+    np.testing.assert_allclose(exact(got), expected, rtol=rtol, atol=atol, err_msg=f"in {dtype}")
+
+
+# --- layouts -----------------------------------------------------------------------------------------------------
+
+
+def fortran(a):
+    return np.asfortranarray(a)
+
+
+def negative_strides(a):
+    flip = (slice(None, None, -1),) * a.ndim
+    return np.array(a[flip])[flip]
+
+
+def broadcast(a):
+    """Every sample the same, at stride 0 along the first axis."""
+    return np.broadcast_to(a[:1], a.shape)
+
+
+def misaligned(a):
+    raw = np.zeros(a.nbytes + 1, np.uint8)
+    result = raw[1:].view(a.dtype).reshape(a.shape)
+    result[...] = a
+    return result
+
+
+def byte_swapped(a):
+    if a.dtype == BFLOAT16:  # has one byte order
+        return a.copy()
+    return a.astype(a.dtype.newbyteorder())
+
+
+def read_only(a):
+    a = a.copy()
+    a.flags.writeable = False
+    return a
+
+
+def memory_map(a):
+    with tempfile.TemporaryFile() as file:
+        result = np.memmap(file, a.dtype, "w+", shape=a.shape)
+    result[...] = a
+    return result
+
+
+def sliced(a):
+    """Every second element of every axis: with two axes on one side of the classes, no 3-D view exists."""
+    result = np.zeros([2 * n + 1 for n in a.shape], a.dtype)[(slice(1, None, 2),) * a.ndim]
+    result[...] = a
+    return result
+
+
+def field(a):
+    """One field of a record array."""
+    result = np.zeros(a.shape, [("other", a.dtype), ("value", a.dtype)])["value"]
+    result[...] = a
+    return result
+
+
+LAYOUTS = {
+    "contiguous": np.array,
+    "Fortran order": fortran,
+    "negative strides": negative_strides,
+    "broadcast": broadcast,
+    "misaligned": misaligned,
+    "byte-swapped": byte_swapped,
+    "read-only": read_only,
+    "memory-mapped": memory_map,
+    "sliced": sliced,
+    "record field": field,
+}
+WRITEABLE = {name: layout for name, layout in LAYOUTS.items() if name not in ("broadcast", "read-only")}
+
+# (shape, class axis): unbatched, empty, one class, and the class axis at every place
+SHAPES = [
+    ((5,), 0),
+    ((1,), -1),
+    ((4, 3), 1),
+    ((4, 3), 0),
+    ((4, 1), 1),
+    ((1, 4), -1),
+    ((0, 3), 1),
+    ((3, 0), 0),
+    ((2, 3, 0), 1),
+    ((2, 0, 3), -1),
+    ((2, 3, 4), 1),
+    ((2, 3, 4), 0),
+    ((2, 3, 4), -1),
+    ((3, 5, 2, 2), 1),
+    ((3, 2, 5, 2), 2),
+    ((3, 2, 2, 5), -1),
+    ((5, 3, 2, 2), -4),
+    ((2, 3, 2, 1, 2), 1),
+]
+
+# Around the 64 lanes and the 4096-class blocks of the kernels
+CLASS_COUNTS = (1, 2, 3, 10, 63, 64, 65, 127, 129, 4095, 4096, 4097, 8192, 8193)
