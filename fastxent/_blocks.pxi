@@ -17,6 +17,44 @@ cdef extern from * nogil:
     static inline uint32_t fx_bits32(float x) { uint32_t b; memcpy(&b, &x, sizeof b); return b; }
     static inline uint64_t fx_bits64(double x) { uint64_t b; memcpy(&b, &x, sizeof b); return b; }
     static inline float fx_float(uint32_t b) { float x; memcpy(&x, &b, sizeof x); return x; }
+    #if defined(__GNUC__)
+    #define fx_prefetch(p) __builtin_prefetch(p)
+    #else
+    #define fx_prefetch(p) ((void)(p))
+    #endif
+    /* Stores past the cache, of as many bytes as the level's registers hold; the ends of a row in the ordinary way. */
+    #if defined(__AVX512F__)
+    #include <immintrin.h>
+    #define FX_STREAM(p, q) _mm512_stream_si512((void*)(p), _mm512_loadu_si512(q))
+    #define FX_STREAMED 64
+    #elif defined(__AVX2__)
+    #include <immintrin.h>
+    #define FX_STREAM(p, q) _mm256_stream_si256((__m256i*)(p), _mm256_loadu_si256((const __m256i*)(q)))
+    #define FX_STREAMED 32
+    #elif defined(__SSE2__)
+    #include <emmintrin.h>
+    #define FX_STREAM(p, q) _mm_stream_si128((__m128i*)(p), _mm_loadu_si128((const __m128i*)(q)))
+    #define FX_STREAMED 16
+    #endif
+    static inline void fx_stream(char* target, const char* source, size_t bytes) {
+    #ifdef FX_STREAMED
+        const size_t head = (64 - (size_t)target % 64) % 64;
+        if (bytes > head + 64) {
+            size_t i = head;
+            memcpy(target, source, head);
+            for (; i + 64 <= bytes; i += 64)
+                for (size_t j = 0; j < 64; j += FX_STREAMED) FX_STREAM(target + i + j, source + i + j);
+            memcpy(target + i, source + i, bytes - i);
+            return;
+        }
+    #endif
+        memcpy(target, source, bytes);
+    }
+    static inline void fx_stream_end(void) {
+    #ifdef FX_STREAMED
+        _mm_sfence();
+    #endif
+    }
     static inline double fx_double(uint64_t b) { double x; memcpy(&x, &b, sizeof x); return x; }
     """
     ctypedef struct half "fx_half":
@@ -26,6 +64,9 @@ cdef extern from * nogil:
     uint32_t bits32 "fx_bits32"(float x)
     uint64_t bits64 "fx_bits64"(double x)
     float float_from "fx_float"(uint32_t bits)
+    void prefetch "fx_prefetch"(const void* p)
+    void stream "fx_stream"(char* target, const char* source, size_t bytes)
+    void stream_end "fx_stream_end"()
     double double_from "fx_double"(uint64_t bits)
 
 ctypedef fused real:  # what we compute in
@@ -236,11 +277,15 @@ cdef inline Py_ssize_t block_find(const real* block, Py_ssize_t count, real valu
     return -1
 
 
-cdef inline void add_exp(const real* x, Py_ssize_t groups, real top, real* e, real* lanes) noexcept nogil:
+cdef inline void add_exp(const real* x, Py_ssize_t groups, real top, real* e, real* lanes, Py_ssize_t ahead) noexcept nogil:
     """e = exp(x - top), added to the lanes."""
     cdef real value
     cdef Py_ssize_t j, lane
     for j in range(groups):
+        prefetch(<const char*>(x + j * LANES) + ahead)
+        prefetch(<const char*>(x + j * LANES) + ahead + 64)
+        prefetch(<const char*>(x + j * LANES) + ahead + 128)
+        prefetch(<const char*>(x + j * LANES) + ahead + 192)
         for lane in range(LANES):
             value = exp_negative(<real>(x[j * LANES + lane] - top))
             e[j * LANES + lane] = value
@@ -263,9 +308,9 @@ cdef inline double block_exp_sum(const real* x, Py_ssize_t count, real top, Py_s
         for lane in range(LANES):
             e[special * LANES + lane] = x[special * LANES + lane]
         e[skip] = -INFINITY
-        add_exp(e + special * LANES, 1, top, e + special * LANES, lanes)
-        add_exp(x + (special + 1) * LANES, groups - special - 1, top, e + (special + 1) * LANES, lanes)
-    add_exp(x, special, top, e, lanes)
+        add_exp(e + special * LANES, 1, top, e + special * LANES, lanes, count * sizeof(real))
+        add_exp(x + (special + 1) * LANES, groups - special - 1, top, e + (special + 1) * LANES, lanes, count * sizeof(real))
+    add_exp(x, special, top, e, lanes, count * sizeof(real))
     if tail < count:
         for lane in range(LANES):
             edge[lane] = -INFINITY
@@ -273,7 +318,7 @@ cdef inline double block_exp_sum(const real* x, Py_ssize_t count, real top, Py_s
             edge[lane] = x[tail + lane]
         if skip >= tail:
             edge[skip - tail] = -INFINITY
-        add_exp(edge, 1, top, edge, lanes)
+        add_exp(edge, 1, top, edge, lanes, 0)
         for lane in range(count - tail):
             e[tail + lane] = edge[lane]
     if skip >= 0:

@@ -22,6 +22,7 @@ cnp.import_array()
 
 cdef enum:
     FEW_CLASSES = 64  # contiguous classes up to here go to lane kernels
+    STREAM_BYTES = 1 << 24  # results of this size pass the cache by: with the logits they would not fit in most
     MAX_LANE_CLASSES = 1 << 24  # lane kernels keep class numbers in the computing type
 
 cdef extern from *:
@@ -100,6 +101,11 @@ cdef Job new_job(Operation operation, cnp.ndarray x, cnp.ndarray y, cnp.ndarray 
         job.direct = is_plain(&job.out, <const double*>NULL)
     else:
         job.direct = is_plain(&job.out, <const float*>NULL)
+    job.streamed = (
+        job.direct and job.x.data != job.out.data and (job.classes <= MAX_SCRATCH)
+        and job.samples * job.classes * job.out.itemsize >= STREAM_BYTES
+    )
+    job.direct = job.direct and not job.streamed
     return job
 
 

@@ -45,6 +45,7 @@ cdef struct Job:
     Py_ssize_t tiles  # of TILE_CLASSES classes, for lane kernels
     bint lanes  # whether lane kernels are to run
     bint direct  # whether row kernels may compute where the result goes
+    bint streamed  # whether the result goes past the cache
     Tensor x  # (outer, classes, inner): logits, log-probabilities or probabilities
     Tensor y  # (outer, classes, inner): target probabilities or the incoming gradient
     Tensor out  # (outer, classes, inner): result or gradient
@@ -104,11 +105,13 @@ cdef inline const real* logits_block(
 
 
 cdef inline void write(
-    const Tensor* tensor, char* sample, Py_ssize_t b, Py_ssize_t classes, const real* block
+    const Tensor* tensor, char* sample, Py_ssize_t b, Py_ssize_t classes, const real* block, bint streamed
 ) noexcept nogil:
     cdef Py_ssize_t count = min(classes - b * BLOCK, BLOCK)
     cdef char* target = sample + b * BLOCK * tensor.step * tensor.itemsize
-    if tensor.storage == FLOAT32:
+    if streamed:
+        stream(target, <const char*>block, count * sizeof(real))
+    elif tensor.storage == FLOAT32:
         store(block, count, <float*>target, tensor.step)
     elif tensor.storage == FLOAT64:
         store(block, count, <double*>target, tensor.step)
@@ -280,7 +283,7 @@ cdef inline void softmax_sample(const Job* job, Py_ssize_t s, real* block, real*
     for b in range(job.blocks):
         scaled_exponentials(job, s, b, &row, kept, tops, gradient_scale(job, s, block) / (1 + row.rest), block)
         if not job.direct:
-            write(&job.out, out, b, job.classes, block)
+            write(&job.out, out, b, job.classes, block, job.streamed)
 
 
 cdef inline void log_softmax_sample(const Job* job, Py_ssize_t s, real* block) noexcept nogil:
@@ -294,7 +297,7 @@ cdef inline void log_softmax_sample(const Job* job, Py_ssize_t s, real* block) n
         full = read(&job.x, sample, b, job.classes, block, <real>0)
         for j in range(full):
             block[j] = (block[j] - top) - log_total
-        write(&job.out, out, b, job.classes, block)
+        write(&job.out, out, b, job.classes, block, job.streamed)
 
 
 cdef inline void softmax_vjp_sample(const Job* job, Py_ssize_t s, real* p, real* g) noexcept nogil:
@@ -313,7 +316,7 @@ cdef inline void softmax_vjp_sample(const Job* job, Py_ssize_t s, real* p, real*
         read(&job.y, grad, b, job.classes, g, <real>0)
         for j in range(full):
             p[j] = p[j] * (g[j] - <real>dot)
-        write(&job.out, out, b, job.classes, p)
+        write(&job.out, out, b, job.classes, p, job.streamed)
 
 
 cdef inline void log_softmax_vjp_sample(const Job* job, Py_ssize_t s, real* p, real* g) noexcept nogil:
@@ -331,7 +334,7 @@ cdef inline void log_softmax_vjp_sample(const Job* job, Py_ssize_t s, real* p, r
         read(&job.y, grad, b, job.classes, g, <real>0)
         for j in range(full):
             g[j] = g[j] - exp_any(p[j]) * <real>total
-        write(&job.out, out, b, job.classes, g)
+        write(&job.out, out, b, job.classes, g, job.streamed)
 
 
 cdef inline void fill_sample(const Job* job, Py_ssize_t s, real value, real* block) noexcept nogil:
@@ -340,7 +343,7 @@ cdef inline void fill_sample(const Job* job, Py_ssize_t s, real value, real* blo
     for j in range(min(job.classes, BLOCK)):
         block[j] = value
     for b in range(job.blocks):
-        write(&job.out, out, b, job.classes, block)
+        write(&job.out, out, b, job.classes, block, job.streamed)
 
 
 cdef inline bint skip_label(const Job* job, Py_ssize_t s, real* block) noexcept nogil:
@@ -421,7 +424,7 @@ cdef inline void cross_entropy_gradient(
                 scale * ((row.mass - t_k + z) * e_k - (hot + t_k) * (row.rest + (1 - e_k))) / total
             )
         if not job.direct:
-            write(&job.out, out, b, job.classes, block)
+            write(&job.out, out, b, job.classes, block, job.streamed)
 
 
 cdef inline void nll_sample(const Job* job, Py_ssize_t s, real* block, real* q) noexcept nogil:
@@ -458,4 +461,4 @@ cdef inline void nll_gradient(const Job* job, Py_ssize_t s, double hot, Py_ssize
     for b in range(job.blocks):
         for j in range(read_target(job, s, b, q)):
             q[j] = minus * q[j] if q[j] != 0 else <real>0
-        write(&job.out, out, b, job.classes, q)
+        write(&job.out, out, b, job.classes, q, job.streamed)

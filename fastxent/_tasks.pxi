@@ -27,6 +27,8 @@ cdef void run_rows(const Job* job, Py_ssize_t begin, Py_ssize_t end, const real*
         elif job.operation == LOG_SOFTMAX_VJP:
             log_softmax_vjp_sample(job, s, block, q)
     free(scratch)
+    if job.streamed:
+        stream_end()
 
 
 cdef void run_lanes(const Job* job, Py_ssize_t begin, Py_ssize_t end, const real* _like) noexcept nogil:

@@ -169,3 +169,20 @@ def test_position_of_a_bad_label_does_not_depend_on_threads(backend, function, m
     for threads in THREADS:
         with fx.config_context(num_threads=threads), pytest.raises(IndexError, match=r"target\[9000\] is 7,"):
             function(np.zeros((50_000, 5), np.float32), target)
+
+
+@pytest.mark.parametrize("classes", [1000, 1001, 5003])
+def test_large_results(backend, classes):
+    # From 16 MiB on the gradient is stored past the cache, in lines of 64 bytes whose place in a row varies.
+    rng = np.random.default_rng(0)
+    samples = 2**22 // classes + 1
+    x = rng.standard_normal((samples, classes), np.float32)
+    target = rng.integers(classes, size=samples)
+    buffer = np.full(x.size + 2, 7, np.float32)
+    out = buffer[1:-1].reshape(x.shape)
+    loss, grad = fx.cross_entropy_with_grad(x, target, out=out, reduction="sum")
+    assert grad is out
+    assert (buffer[[0, -1]] == 7).all()
+    few = x[-3:].copy()
+    np.testing.assert_array_equal(fx.cross_entropy_with_grad(few, target[-3:], reduction="sum", out=few)[1], out[-3:])
+    assert loss == fx.cross_entropy(x, target, reduction="sum")
