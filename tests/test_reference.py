@@ -25,7 +25,8 @@ def check(loss, arrays, axis, **options):
     assert_close(value, expected)
     assert_close(grad, expected_grad)
     options.pop("grad_output", None)
-    np.testing.assert_array_equal(loss.function(*arrays, axis=axis, **options), value)
+    # Without a gradient Numba compiles another version of a kernel, which may round differently in the last place.
+    assert_close(loss.function(*arrays, axis=axis, **options), value.astype(np.float64))
 
 
 @every_loss
