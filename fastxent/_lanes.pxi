@@ -300,7 +300,7 @@ cdef inline void raise_tops(const real* tile, Py_ssize_t b, Py_ssize_t classes, 
     cdef real* top = state + TOP
     cdef real* at = state + AT
     cdef real* old = state + SCRATCH
-    cdef real value, rest, lost, c_real, rise, scale, zero = 0, one = 1
+    cdef real value, rest, lost, mass, cross, before, rise, scale, c_real, zero = 0, one = 1
     cdef Py_ssize_t c, lane
     for lane in range(LANES):
         old[lane] = top[lane]
@@ -313,14 +313,16 @@ cdef inline void raise_tops(const real* tile, Py_ssize_t b, Py_ssize_t classes, 
     if b == 0:
         return
     for lane in range(LANES):
-        rise = top[lane] - old[lane]
-        rise = rise if rise < INFINITY else zero  # from -inf, when nothing has been summed
+        before = old[lane]
+        rise = top[lane] - before  # may overflow to inf
+        rise = rise if before != -INFINITY else zero  # nothing has been summed yet
         scale = exp_negative(<real>-rise)
         rest, lost = state[REST + lane], state[LOST + lane]
         value = (rest + lost + one) * scale
         state[REST + lane] = value if rise > zero else rest
         state[LOST + lane] = zero if rise > zero else lost
-        state[CROSS + lane] -= state[MASS + lane] * rise
+        mass, cross = state[MASS + lane], state[CROSS + lane]
+        state[CROSS + lane] = cross - mass * rise if mass != zero else cross
 
 
 cdef inline real finite_top(real top) noexcept nogil:
@@ -475,13 +477,21 @@ cdef inline void cross_entropy_tile(
         state[BELOW + lane] = below
         state[FACTOR + lane] = two_z * lse
     if skips:
-        for lane in range(count):
-            if state[LABEL + lane] < 0:
-                state[SCRATCH + lane] = 0 if job.labels[first + lane] == job.ignore_index else <real>NAN
+        skip_lanes(job, first, count, state + SCRATCH, state)
     for lane in range(count):
         result[lane] = state[SCRATCH + lane]
     if job.out.storage != NO_ARRAY:
         cross_entropy_gradient_tile(job, first, count, tile, q if dense else <real*>NULL, skips, state)
+
+
+cdef inline void skip_lanes(
+    const Job* job, Py_ssize_t first, Py_ssize_t count, real* quantity, const real* state
+) noexcept nogil:
+    """What `skip_label` says of samples whose label does not count: 0 if ignored, else nan."""
+    cdef Py_ssize_t lane
+    for lane in range(count):
+        if state[LABEL + lane] < 0:
+            quantity[lane] = 0 if job.labels[first + lane] == job.ignore_index else <real>NAN
 
 
 cdef inline bint read_labels(const Job* job, Py_ssize_t first, Py_ssize_t count, real* state) noexcept nogil:
@@ -547,6 +557,8 @@ cdef inline void cross_entropy_gradient_tile(
             (state[MASS + lane] - t_k + z) * e_k - (state[HOT + lane] + t_k) * (rest + (one - e_k))
         ) / total
         state[FACTOR + lane] = state[MINUS + lane] * (state[MASS + lane] + state[HOT + lane] + z) / total
+    if skips:
+        skip_lanes(job, first, count, state + PATCH, state)
     for b in range(job.tiles):
         exponential_tile(job, first, count, b, state, tile)
         if q != NULL and job.tiles > 1:
@@ -558,7 +570,7 @@ cdef inline void cross_entropy_gradient_tile(
 cdef inline void finish_gradient(
     real* tile, const real* q, Py_ssize_t b, Py_ssize_t classes, bint skips, const real* state
 ) noexcept nogil:
-    """From exp(x - top) to FACTOR * exp(x - top) - MINUS * q, or PATCH, or 0."""
+    """From exp(x - top) to FACTOR * exp(x - top) - MINUS * q, or PATCH for LABEL and for all of a skipped sample."""
     cdef real g, patch, c_real, zero = 0
     cdef Py_ssize_t c, lane
     for c in range(classes):
@@ -571,8 +583,8 @@ cdef inline void finish_gradient(
             tile[c * LANES + lane] = patch if state[LABEL + lane] == c_real else g
         if skips:
             for lane in range(LANES):
-                g = tile[c * LANES + lane]
-                tile[c * LANES + lane] = zero if state[LABEL + lane] < zero else g
+                g, patch = tile[c * LANES + lane], state[PATCH + lane]
+                tile[c * LANES + lane] = patch if state[LABEL + lane] < zero else g
 
 
 cdef inline void label_targets(

@@ -215,7 +215,8 @@ def scan(row, kept, tops, target=None, s=0, weight=None, keep=0.0, spread=0.0, q
             found = find(part, block_top)
             if at >= 0:
                 rest = (rest + 1.0) * math.exp(top - block_top)
-                cross -= mass * (block_top - top)
+                if mass != 0.0:  # the difference may overflow to inf
+                    cross -= mass * (block_top - top)
             top = np.float64(block_top)
             at = start + found
         base = part.dtype.type(top if at >= 0 else 0.0)

@@ -194,7 +194,8 @@ cdef inline Row scan(const Job* job, Py_ssize_t s, real* block, real* q, real* k
             found = block_find(x, count, <real>block_top)
             if row.at >= 0:
                 row.rest = (row.rest + 1) * exp(row.top - block_top)
-                row.cross -= row.mass * (block_top - row.top)
+                if row.mass != 0:  # the difference may overflow to inf
+                    row.cross -= row.mass * (block_top - row.top)
             row.top = block_top
             row.at = b * BLOCK + found
         top = <real>(row.top if row.at >= 0 else 0)

@@ -184,6 +184,43 @@ def test_logits_of_ten_thousand(dtype, extreme):
     assert_within(ulps(fx.logsumexp(x), exact.lse, scale), 1)
 
 
+@every_type
+@pytest.mark.parametrize("classes", [3, 5000, 9000])
+def test_the_largest_numbers(dtype, classes):
+    # x_j - max overflows to -inf, whose exponential is 0 all the same; in another block than the maximum, too.
+    largest = np.finfo(dtype).max
+    for place in (0, classes - 1):
+        x = np.full((2, classes), -largest)
+        x[:, place] = largest
+        other = classes - 1 - place
+        p = np.eye(classes)[[place, place]]
+        for target in ([place, other], np.eye(classes, dtype=dtype)[[place, other]]):
+            loss, grad = fx.cross_entropy_with_grad(x, target, reduction="none")
+            assert loss.tolist() == [0, np.inf]
+            np.testing.assert_array_equal(grad, p - np.eye(classes)[[place, other]])
+        np.testing.assert_array_equal(fx.softmax(x), p)
+        assert fx.logsumexp(x).tolist() == [largest, largest]
+        wide = np.repeat(x[:1, :, None], 64, axis=2)  # classes apart, samples side by side
+        np.testing.assert_array_equal(fx.softmax(wide, 1), np.repeat(p[:1, :, None], 64, axis=2))
+
+
+@every_kind
+def test_gradients_of_probabilities_and_smoothing(kind):
+    # (sum of the target) p_j - t_j may cancel: the error is in units of the larger term.
+    x = rows_of(np.float32, kind)
+    n, classes = x.shape
+    target = reference.softmax(np.random.default_rng(1).standard_normal(x.shape)).astype(np.float32)
+    labels = np.arange(n) % classes
+    p, d = reference.softmax(x), x.max(1, keepdims=True).astype(float) - x
+    for chosen, eps in ((target, 0.0), (target, 0.25), (labels, 0.25)):
+        t = chosen if chosen is target else np.eye(classes)[labels]
+        t = (1 - eps) * t.astype(np.float64) + eps / classes
+        scale = np.maximum(t.sum(1, keepdims=True) * p, t)
+        expected = t.sum(1, keepdims=True) * p - t
+        grad = fx.cross_entropy_with_grad(x, chosen, label_smoothing=eps, reduction="sum")[1]
+        assert_within(ulps(grad, expected, scale), bound(d, scale, np.float32, kind))
+
+
 # --- many classes ------------------------------------------------------------------------------------------------
 
 COUNTS = [2, 16, 64, 256, 1000, 4096, 4097, 32768, 262_144, 2**20]

@@ -3,6 +3,7 @@
 import inspect
 import os
 
+import numpy as np
 import pytest
 from test_config import python
 
@@ -25,6 +26,20 @@ def test_no_backend_has_other_kernels(backend):
         if callable(value) and not inspect.isclass(value) and getattr(value, "__module__", "") == backend.__name__
     }
     assert {name for name in public if name[0] != "_"} == set(KERNELS)
+
+
+@pytest.mark.parametrize("label", [-1, 3, 2**62, -(2**63)])
+def test_a_label_that_changed_since_it_was_checked_gives_nan(backend, label):
+    # Another thread may write to the caller's array: not an error, but never a read or write out of bounds.
+    labels, weight, one, x = np.array([0, label, 2]), np.array([1.0, 2.0, 3.0]), np.ones(1), np.zeros((3, 3, 1))
+    for run in (
+        lambda loss, grad: backend.cross_entropy(x, labels, weight, one, 0.0, 0.0, -100, 1.0, 1, loss, grad),
+        lambda loss, grad: backend.nll(x, labels, weight, one, -100, 1.0, 1, loss, grad),
+    ):
+        loss, grad = np.zeros(3), np.zeros((3, 3, 1))
+        run(loss, grad)
+        assert np.isnan(loss).tolist() == [False, True, False]
+        assert np.isnan(grad).all((1, 2)).tolist() == [False, True, False]
 
 
 def test_the_protocol_is_not_empty():

@@ -58,6 +58,17 @@ def test_sample_weight_multiplies_the_loss_and_its_share():
     close(fx.cross_entropy(X, Y, sample_weight=S), (S * nll).sum() / S.sum())
 
 
+@every_loss_with_grad
+def test_mean_over_no_weight_is_nan(loss):
+    arrays = loss.make((4, 3), 1)
+    value, grad = loss.with_grad(*arrays, sample_weight=np.zeros(4))
+    assert np.isnan(value)
+    assert np.isnan(grad).any(1).all()
+    assert loss.function(*arrays, sample_weight=np.zeros(4), reduction="sum") == 0
+    if loss.takes_labels:
+        assert np.isnan(loss.function(*arrays, weight=np.zeros(3)))
+
+
 # --- ignored targets ---------------------------------------------------------------------------------------------
 
 
@@ -73,6 +84,18 @@ def test_ignored_targets_give_loss_0_and_gradient_0_and_no_share_in_the_denomina
         close(grad[kept], few_grad)
         assert not grad[~kept].any()
         assert reduction != "none" or not value[~kept].any()
+
+
+@every_labelled_loss
+@pytest.mark.parametrize("classes", [3, 65, 4097, 9000])
+def test_gradient_0_of_ignored_targets_is_written(loss, classes):
+    x, target = loss.make((3, classes), 1, np.float32)
+    target[1] = -100
+    out = np.full(x.shape, NAN, np.float32)
+    loss.with_grad(x, target, out=out)
+    assert not out[1].any()
+    assert out[0].any()
+    assert np.isfinite(out).all()
 
 
 @every_labelled_loss
