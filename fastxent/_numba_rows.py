@@ -117,11 +117,11 @@ def has_nan(row):
 
 @summing_loop
 def block_sum(block):
-    """The sum of a block."""
-    total = block.dtype.type(0)
+    """The sum of a block, in double: LLVM's lanes are fewer than it takes to keep the error of float32 small."""
+    total = 0.0
     for j in range(block.size):
-        total += block[j]
-    return np.float64(total)
+        total += np.float64(block[j])
+    return total
 
 
 @summing_loop
