@@ -370,3 +370,18 @@ def test_finite_probabilities_never_raise_a_floating_point_warning(dtype, extrem
         for function in (fx.cross_entropy_with_grad, fx.nll_loss_with_grad):
             function(x, np.full(x.shape, extreme))
             function(x, np.full(x.shape, 0.5), weight=[extreme] * 3, sample_weight=extreme)
+
+
+def test_an_infinite_loss_is_infinite_in_the_sum_and_the_mean(backend):
+    x = np.zeros((40, 3))
+    x[7, 1] = -np.inf
+    target = np.ones(40, int)
+    assert fx.cross_entropy(x, target, reduction="sum") == np.inf
+    assert fx.cross_entropy(x, target) == np.inf
+
+
+@pytest.mark.parametrize(("dtype", "log_prob"), [(np.float32, 85), (np.float32, 88.6), (np.float64, 705)])
+def test_log_softmax_vjp_of_what_is_no_log_probability(backend, dtype, log_prob):
+    grad = fx.log_softmax_vjp(np.array([1, 0], dtype), np.array([log_prob, 0], dtype))
+    np.testing.assert_allclose(grad, [1 - np.exp(np.longdouble(dtype(log_prob))), -1], rtol=1e-6)
+    assert fx.log_softmax_vjp(np.array([1, 0], dtype), np.array([2 * log_prob, 0], dtype))[0] == -np.inf
