@@ -143,7 +143,7 @@ def enter_fastxent(
     contenders: list[Contender] = []
     left_out = {}
     for backend in backends:
-        name = "fastxent" if backend == backends[0] else f"fastxent {backend}"
+        name = "fastxent" if backend == "cython" else f"fastxent {backend}"
         try:
             _backends.load(backend)
         except RuntimeError as error:
@@ -242,36 +242,34 @@ def bytes_moved(problem: Problem, mode: Mode) -> int:
     return problem.target.nbytes + problem.logits.nbytes * (2 if mode.with_gradient else 1)
 
 
-def best_peers(contenders: list[Contender], medians: list[float]) -> dict[bool, float]:
-    """The shortest time of a peer, with and without gradient."""
-    best: dict[bool, float] = {}
+def best_peer(contenders: list[Contender], times: list[list[float]], with_gradient: bool) -> float:
+    """The time of the fastest peer, with or without gradient; 0 if there is none."""
     names = {peer.name for peer in PEERS}
-    for contender, seconds in zip(contenders, medians, strict=True):
-        if contender.name in names:
-            kind = contender.mode.with_gradient
-            best[kind] = min(seconds, best.get(kind, seconds))
-    return best
+    rivals = [
+        median(samples)
+        for contender, samples in zip(contenders, times, strict=True)
+        if contender.name in names and contender.mode.with_gradient == with_gradient
+    ]
+    return min(rivals, default=0)
 
 
-def summarize(contenders: list[Contender], times: list[list[float]], problem: Problem, limits: Limits) -> list[Result]:
-    """What is reported about each contender: first the losses alone, then those with gradients."""
-    medians = [median(samples) for samples in times]
-    best = best_peers(contenders, medians)
-    results = []
-    for contender, samples, seconds in zip(contenders, times, medians, strict=True):
-        mode = contender.mode
-        lower, _, upper = quantiles(samples, method="inclusive")
-        per_logit = seconds / contender.size * 1e9
-        bandwidth = bytes_moved(problem, mode) / seconds / 1e9
-        over_best = seconds / best[mode.with_gradient] if mode.with_gradient in best else None
-        over_limit = per_logit / limits.of(mode)
-        results.append(
-            Result(
-                contender.name, mode, seconds, (lower, upper), per_logit, bandwidth, over_limit, over_best,
-                contender.error_ulp,
-            )
-        )  # fmt: skip
-    return sorted(results, key=lambda result: result.mode.with_gradient)
+def summarize(contender: Contender, samples: list[float], problem: Problem, limits: Limits, best: float) -> Result:
+    """What is reported about a contender; `best` is the time of the best peer, 0 without one."""
+    seconds = median(samples)
+    lower, _, upper = quantiles(samples, method="inclusive")
+    ns_per_logit = seconds / contender.size * 1e9
+    return Result(
+        contender=contender.name,
+        mode=contender.mode,
+        seconds=seconds,
+        fastest=min(samples),
+        quartiles=(lower, upper),
+        ns_per_logit=ns_per_logit,
+        gigabytes_per_second=bytes_moved(problem, contender.mode) / seconds / 1e9,
+        over_limit=ns_per_logit / limits.of(contender.mode),
+        over_best_peer=seconds / best if best else None,
+        error_ulp=contender.error_ulp,
+    )
 
 
 def measure_shape(shape: Shape, threads: int, plan: Plan, show: Callable[[str], None]) -> Report:
@@ -284,7 +282,13 @@ def measure_shape(shape: Shape, threads: int, plan: Plan, show: Callable[[str], 
     contenders = ours + peers
     times = measure(limits + contenders, QUICK if plan.quick else FULL, show)
     bounds = work_out_limits(limits, times[: len(limits)])
-    results = summarize(contenders, times[len(limits) :], problems[0], bounds)
+    del times[: len(limits)]
+    best = {with_gradient: best_peer(contenders, times, with_gradient) for with_gradient in (False, True)}
+    results = [
+        summarize(contender, samples, problems[0], bounds, best[contender.mode.with_gradient])
+        for contender, samples in zip(contenders, times, strict=True)
+    ]
+    results.sort(key=lambda result: result.mode.with_gradient)
     return Report(shape, plan.dtype, threads, bounds, results, unavailable | left_out)
 
 

@@ -66,32 +66,46 @@ ROW_CLASSES = ROW  # for Python
 def stream(cnp.ndarray source, cnp.ndarray out, bint past_caches, int num_threads):
     """Read `source` once; with `out`, contiguous like it and no smaller, also write it there."""
     cdef Py_ssize_t size = cnp.PyArray_NBYTES(source), pieces = (size + PIECE - 1) // PIECE, i
-    cdef int team = <int>max(1, min(<Py_ssize_t>num_threads, pieces))
+    cdef int team = <int>min(<Py_ssize_t>num_threads, pieces)
     cdef const char* begin = cnp.PyArray_BYTES(source)
     cdef char* target = NULL if out is None else cnp.PyArray_BYTES(out)
     cdef uint64_t seen = 0
+    if team <= 1:
+        return stream_piece(begin, target, size, past_caches)
     for i in prange(pieces, num_threads=team, schedule="dynamic", nogil=True):
-        if target == NULL:
-            seen |= read_bytes(begin + i * PIECE, min(PIECE, size - i * PIECE))
-        elif past_caches:
-            write_past_caches(target + i * PIECE, begin + i * PIECE, min(PIECE, size - i * PIECE))
-        else:
-            memcpy(target + i * PIECE, begin + i * PIECE, min(PIECE, size - i * PIECE))
+        seen |= stream_piece(
+            begin + i * PIECE, target + i * PIECE if target else NULL, min(PIECE, size - i * PIECE), past_caches
+        )
     return seen
+
+
+cdef inline uint64_t stream_piece(const char* begin, char* target, size_t size, bint past_caches) noexcept nogil:
+    if target == NULL:
+        return read_bytes(begin, size)
+    if past_caches:
+        write_past_caches(target, begin, size)
+    else:
+        memcpy(target, begin, size)
+    return 0
 
 
 def softmax_rows(Py_ssize_t rows, bint gradient, bint in_double, int num_threads):
     """The sum of exp(x - max) of a row in L1, worked out `rows` times; with `gradient` also its softmax."""
-    cdef Py_ssize_t tasks = (rows + ROWS - 1) // ROWS, i, count
-    cdef int team = <int>max(1, min(<Py_ssize_t>num_threads, tasks))
+    cdef Py_ssize_t tasks = (rows + ROWS - 1) // ROWS, i
+    cdef int team = <int>min(<Py_ssize_t>num_threads, tasks)
     cdef double total = 0
+    if team <= 1:
+        return run_rows(rows, gradient, in_double) / rows
     for i in prange(tasks, num_threads=team, schedule="dynamic", nogil=True):
-        count = min(ROWS, rows - i * ROWS)
-        total += run_rows(count, gradient, <double>0) if in_double else run_rows(count, gradient, <float>0)
+        total += run_rows(min(ROWS, rows - i * ROWS), gradient, in_double)
     return total / rows
 
 
-cdef double run_rows(Py_ssize_t rows, bint gradient, real _like) noexcept nogil:
+cdef double run_rows(Py_ssize_t rows, bint gradient, bint in_double) noexcept nogil:
+    return repeat_row(rows, gradient, <double>0) if in_double else repeat_row(rows, gradient, <float>0)
+
+
+cdef double repeat_row(Py_ssize_t rows, bint gradient, real _like) noexcept nogil:
     cdef real x[ROW]
     cdef real e[ROW]
     cdef double total = 0, rest

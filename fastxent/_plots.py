@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 import fastxent as fx
 
 from ._peers import Mode
-from ._report import Report
+from ._report import Report, title
 
-# Contender -> colour and marker; the colours are Okabe and Ito's, which the colour-blind can tell apart too.
+# Contender -> colour and marker; most colours are Okabe and Ito's, which the colour-blind can tell apart too.
 STYLES = {
     "fastxent": ("#0072b2", "o"),
     "fastxent numba": ("#56b4e9", "o"),
     "torch": ("#d55e00", "s"),
-    "torch.compile": ("#d55e00", "D"),
+    "torch.compile": ("#7f2f00", "D"),
     "JAX jit": ("#009e73", "^"),
     "SciPy": ("#cc79a7", "v"),
     "scikit-learn": ("#e69f00", "P"),
@@ -24,18 +24,15 @@ STYLES = {
 }
 PANELS = {
     "Loss": (Mode.LOSS,),
-    "Loss and gradient": (Mode.FRESH, Mode.REUSED),  # in place is left out: hardly different from reused
+    "Loss and gradient": (Mode.FRESH, Mode.REUSED),  # in place would hide behind reused
 }
-
-
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def draw_row(axes: Axes, row: int, report: Report, modes: tuple[Mode, ...]) -> None:
     """The limit and the results of one shape."""
-    axes.plot(
-        [report.limits.of(modes[0])], [row], "|k", markersize=19, markeredgewidth=2.5, label="limit of the machine"
-    )
+    limit = report.limits.of(modes[0])
+    axes.plot([limit], [row], "|k", markersize=19, markeredgewidth=2.5, label="limit of the machine")
     for result in report.results:
         if result.mode not in modes:
             continue
@@ -90,8 +87,7 @@ def save_plot(path: Path, reports: list[Report]) -> None:
     for row, group in zip(panels, by_threads, strict=True):
         for axes, (name, modes) in zip(row, PANELS.items(), strict=True):
             draw_panel(axes, group, modes)
-            threads = group[0].threads
-            axes.set_title(f"{name}, {group[0].dtype}, {threads} thread{'s' * (threads > 1)}", loc="left")
+            axes.set_title(title(name, group[0].dtype, group[0].threads), loc="left")
     handles = {
         label: line for axes in panels.flat for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }

@@ -41,6 +41,7 @@ class Result(NamedTuple):
     contender: str
     mode: Mode
     seconds: float  # of a call, the median
+    fastest: float
     quartiles: tuple[float, float]
     ns_per_logit: float
     gigabytes_per_second: float
@@ -60,9 +61,9 @@ class Report(NamedTuple):
     left_out: dict[str, str]  # contender -> reason
 
 
-def title(shape: tuple[int, ...], dtype: str, threads: int) -> str:
-    """Which logits, and how."""
-    return f"{shape} {dtype}, {threads} thread{'s' * (threads > 1)}"
+def title(what: object, dtype: str, threads: int) -> str:
+    """In words what was measured, and how."""
+    return f"{what}, {dtype}, {threads} thread{'s' * (threads > 1)}"
 
 
 def three_digits(number: float | None) -> str:
@@ -88,7 +89,7 @@ def as_table(report: Report) -> Table:
     for name in ("time", "ns/logit", "GB/s", "x limit", "x best", "ulp"):
         table.add_column(name, justify="right", no_wrap=True)
     for result in report.results:
-        contender, mode, seconds, _, *numbers = result
+        contender, mode, seconds, _, _, *numbers = result
         style = "bold" if contender.startswith("fastxent") else ""
         table.add_row(contender, mode, duration(seconds), *map(three_digits, numbers), style=style)
     return table

@@ -52,8 +52,8 @@ def test_quick_run(tmp_path, capsys, quick):
     assert quick("--shapes", "5x3,2x4x3", "--threads", "1", "--json", str(path), "--plot", str(plot)) == 0
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 100
-    assert "(5, 3) float32, 1 thread\n" in printed
-    assert "(2, 4, 3) float32, 1 thread\n" in printed
+    assert "(5, 3), float32, 1 thread\n" in printed
+    assert "(2, 4, 3), float32, 1 thread\n" in printed
     assert "Left out: scikit-learn (" in printed
     document = json.loads(path.read_text())
     assert document["configuration"]["fastxent"]["version"] == fx.__version__
@@ -71,13 +71,19 @@ def check_report(report, printed):
     for result in report["results"]:
         assert re.search(rf"^{re.escape(result['contender'])} +{re.escape(result['mode'])} ", printed, re.MULTILINE)
         assert math.isclose(result["ns_per_logit"], result["seconds"] * 1e9 / math.prod(report["shape"]))
-        assert 0 < result["quartiles"][0] <= result["seconds"] <= result["quartiles"][1]
+        assert 0 < result["fastest"] <= result["quartiles"][0] <= result["seconds"] <= result["quartiles"][1]
         assert 0 <= result["error_ulp"] < 100
         if result["mode"] == "loss":
             assert math.isclose(result["over_limit"], result["ns_per_logit"] / max(memory, arithmetic))
     assert [result["mode"] for result in report["results"] if result["contender"] == "fastxent"] == [
         "loss", "grad, out=", "grad, in place", "grad, fresh"
     ]  # fmt: skip
+
+
+def test_plots_have_a_style_for_everybody():
+    plots = pytest.importorskip("fastxent._plots")
+    assert set(plots.STYLES) == {"fastxent", "fastxent numba", *(peer.name for peer in PEERS)}
+    assert len(set(plots.STYLES.values())) == len(plots.STYLES)
 
 
 def test_best_peer_is_of_the_same_kind():
@@ -91,7 +97,10 @@ def test_best_peer_is_of_the_same_kind():
         contender("fastxent", Mode.REUSED),
         contender("torch", Mode.FRESH),
     ]
-    assert _bench.best_peers(contenders, [1.0, 5.0, 4.0, 2.0, 7.0]) == {False: 4.0, True: 7.0}
+    times = [[1.0], [5.0], [4.0, 4.0, 9.0], [2.0], [7.0]]
+    assert _bench.best_peer(contenders, times, False) == 4
+    assert _bench.best_peer(contenders, times, True) == 7
+    assert _bench.best_peer(contenders[:1], times[:1], True) == 0
 
 
 def test_backends_that_are_missing_are_named(capsys, quick, monkeypatch):
