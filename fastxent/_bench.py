@@ -28,6 +28,7 @@ SHAPES: tuple[Shape, ...] = (
     (1024, 10),
     (262144, 3),
     (262144, 10),
+    (65536, 100),
     (8192, 1000),
     (1024, 32000),
     (512, 50257),
@@ -161,35 +162,38 @@ def enter_peers(
     contenders: list[Contender] = []
     left_out = {}
     for peer in PEERS:
-        reason = "slow to start" if quick and peer.slow_start else cannot_run(peer, problems[0].logits)
+        try:
+            reason = "slow to start" if quick and peer.slow_start else cannot_run(peer, problems[0].logits)
+            if not reason:
+                show(f"starting {peer.name}")
+                contenders += enter(peer.name, peer.setup(*peer_modules(peer), threads), problems, exact, {})
+        except Exception as error:  # what a peer stumbles over must not stop the others
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         if reason:
             left_out[peer.name] = reason
-            continue
-        show(f"starting {peer.name}")
-        try:
-            contenders += enter(peer.name, peer.setup(*peer_modules(peer), threads), problems, exact, {})
-        except Exception as error:  # what a peer stumbles over must not stop the others
-            left_out[peer.name] = f"{type(error).__name__}: {error}".partition("\n")[0]
     return contenders, left_out
 
 
 def enter_limits(problems: list[Problem], threads: int) -> list[Contender]:
-    """What `work_out_limits` needs; at the best level here, whichever fastxent is told to use."""
+    """What `work_out_limits` takes, in its order; at the best level here, whichever fastxent is told to use."""
     level = list(_backends.available_levels().values())[-1]
     limits = importlib.import_module(f"{__package__}.{level.replace('_kernels', '_limits')}")
     logits = [problem.logits for problem in problems]
+    pairs = [(each, np.empty_like(each)) for each in logits]
     size, in_double = logits[0].size, logits[0].dtype == np.float64
     rows = math.ceil(size / limits.ROW_CLASSES)
-    in_rows = rows * limits.ROW_CLASSES
-    pairs = [(each, np.empty_like(each)) for each in logits]
-    runs: dict[str, tuple[int, list[Call]]] = {
-        "read": (size, [partial(limits.stream, each, None, False, threads) for each in logits]),
-        "copy": (size, [partial(limits.stream, *pair, False, threads) for pair in pairs]),
-        "copy past caches": (size, [partial(limits.stream, *pair, True, threads) for pair in pairs]),
-        "compute": (in_rows, [partial(limits.softmax_rows, rows, False, in_double, threads)]),
-        "compute with gradient": (in_rows, [partial(limits.softmax_rows, rows, True, in_double, threads)]),
-    }
-    return [Contender(name, Mode.LOSS, calls, work, {"num_threads": threads}) for name, (work, calls) in runs.items()]
+
+    def compute(gradient: bool) -> list[Call]:
+        return [partial(limits.softmax_rows, rows, gradient, in_double, threads)] * len(logits)
+
+    runs: list[tuple[int, list[Call]]] = [
+        (size, [partial(limits.stream, each, None, False, threads) for each in logits]),
+        (size, [partial(limits.stream, *pair, False, threads) for pair in pairs]),
+        (size, [partial(limits.stream, *pair, True, threads) for pair in pairs]),
+        (rows * limits.ROW_CLASSES, compute(gradient=False)),
+        (rows * limits.ROW_CLASSES, compute(gradient=True)),
+    ]
+    return [Contender("limit", Mode.LOSS, calls, work, {"num_threads": threads}) for work, calls in runs]
 
 
 # --- timing ------------------------------------------------------------------------------------------------------

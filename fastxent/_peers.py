@@ -63,8 +63,8 @@ def cannot_run(peer: Peer, logits: Array) -> str:
         return f"no logits of {logits.ndim} dimensions"
     try:
         peer_modules(peer)
-    except ImportError as error:
-        return f"not installed ({error.name})" if isinstance(error, ModuleNotFoundError) else f"broken: {error}"
+    except ModuleNotFoundError as error:
+        return f"{error.name} is not installed"
     return ""
 
 
