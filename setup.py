@@ -1,4 +1,4 @@
-"""Build the compiled kernels: one extension module per instruction-set level, all from `_kernels.pyx`."""
+"""Build the compiled code: one extension module per instruction-set level from each of `MODULES`."""
 
 import platform
 import sys
@@ -11,13 +11,16 @@ from setuptools import Extension, setup
 # rounds once less. Nothing here lets the compiler reorder sums or assume finite numbers.
 GCC_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 
-# module -> flags of its level. `_backends.py` picks the best one that the processor can run.
+# module -> what it includes
+MODULES = {"_kernels": ["_blocks.pxi", "_rows.pxi", "_lanes.pxi", "_tasks.pxi"], "_limits": ["_blocks.pxi"]}
+
+# Ending of a module's name -> flags of its level. `_backends.py` picks the best one that the processor can run.
 LEVELS = {
     "x86_64": {
-        "_kernels": ["-march=x86-64-v2"],
-        "_kernels_v3": ["-march=x86-64-v3"],
+        "": ["-march=x86-64-v2"],
+        "_v3": ["-march=x86-64-v3"],
         # GCC and Clang prefer 256-bit vectors on x86-64-v4 unless told.
-        "_kernels_v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+        "_v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
     },
 }
 
@@ -33,20 +36,18 @@ DIRECTIVES = {
     "freethreading_compatible": True,
 }
 
-SOURCES = [f"fastxent/{name}" for name in ("_kernels.pyx", "_blocks.pxi", "_rows.pxi", "_lanes.pxi", "_tasks.pxi")]
-
 
 def extensions() -> list[Extension]:
     machine = platform.machine().lower().replace("amd64", "x86_64")
     if sys.platform == "win32":  # MSVC: one level, whose vector width is the x86-64 baseline
-        levels, flags, openmp = {"_kernels": []}, ["/O2"], ["/openmp"]
+        levels, flags, openmp = {"": []}, ["/O2"], ["/openmp"]
     else:
-        levels, flags = LEVELS.get(machine, {"_kernels": []}), GCC_FLAGS
+        levels, flags = LEVELS.get(machine, {"": []}), GCC_FLAGS
         openmp = [] if sys.platform == "darwin" else ["-fopenmp"]  # Apple's clang has no OpenMP: single-threaded there
     return [
         Extension(
-            f"fastxent.{module}",
-            [f"fastxent/{module}.pyx"],
+            f"fastxent.{module}{ending}",
+            [f"fastxent/{module}{ending}.pyx"],
             include_dirs=[np.get_include()],
             define_macros=[
                 ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
@@ -54,9 +55,10 @@ def extensions() -> list[Extension]:
             ],
             extra_compile_args=[*flags, *level, *openmp],
             extra_link_args=[] if sys.platform == "win32" else openmp,
-            depends=[*SOURCES],
+            depends=[f"fastxent/{source}" for source in (f"{module}.pyx", *included)],
         )
-        for module, level in levels.items()
+        for module, included in MODULES.items()
+        for ending, level in levels.items()
     ]
 
 

@@ -4,12 +4,16 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from . import __version__, show_config
+from ._config import count_processors
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+T = TypeVar("T")
 
 # What the extras install: the module that is imported and the package that a user knows it by.
-PACKAGES = {"matplotlib": "matplotlib", "rich": "rich", "sklearn": "scikit-learn"}
+PACKAGES = {"matplotlib": "matplotlib", "ml_dtypes": "ml_dtypes", "rich": "rich", "sklearn": "scikit-learn"}
 
 
 class Command(NamedTuple):
@@ -35,19 +39,56 @@ def integer_from(lowest: int) -> Callable[[str], int]:
     return parse
 
 
-def writable_png(text: str) -> Path:
-    """Type of an option: a PNG file, refused here rather than after the work if it cannot be written."""
-    path = Path(text)
-    if path.suffix != ".png":
-        raise argparse.ArgumentTypeError(f"{text!r} does not end in .png")
-    existed = path.exists()
-    try:
-        path.open("ab").close()  # os.access would not know: root may do all, and some file systems nothing
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"cannot write {text!r}: {error.strerror}") from None
-    if not existed:
-        path.unlink()
-    return path
+def writable(suffix: str) -> Callable[[str], Path]:
+    """Type of an option: a file, refused here rather than after the work if it cannot be written."""
+
+    def parse(text: str) -> Path:
+        path = Path(text)
+        if path.suffix != suffix:
+            raise argparse.ArgumentTypeError(f"{text!r} does not end in {suffix}")
+        existed = path.exists()
+        try:
+            path.open("ab").close()  # os.access would not know: root may do all, and some file systems nothing
+        except OSError as error:
+            raise argparse.ArgumentTypeError(f"cannot write {text!r}: {error.strerror}") from None
+        if not existed:
+            path.unlink()
+        return path
+
+    return parse
+
+
+def list_of(parse: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
+    """Type of an option: several of one kind, separated by commas."""
+    return lambda text: tuple(parse(word) for word in text.split(","))
+
+
+def one_of(*names: str) -> Callable[[str], str]:
+    """Type of an option: one of these."""
+
+    def parse(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(names)}")
+        return text
+
+    return parse
+
+
+def shape_of_logits(text: str) -> tuple[int, ...]:
+    """Type of an option: a shape with a class axis, as 1024x10."""
+    sizes = text.split("x")
+    if len(sizes) < 2 or not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shape such as 1024x10 (samples x classes)")
+    return tuple(map(int, sizes))
+
+
+def thread_count(text: str) -> int:
+    """Type of an option: a number of threads that can run at once here, or 'all'."""
+    most = count_processors()
+    number = most if text == "all" else integer_from(1)(text)
+    if number > most:
+        raise argparse.ArgumentTypeError(f"{number} threads are more than the processors here, {most}")
+    return number
 
 
 def add_demo_options(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +96,7 @@ def add_demo_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--epochs", type=integer_from(1), default=30, metavar="N", help="passes over the images (default: %(default)s)")
     add("--seed", type=integer_from(0), default=0, metavar="N", help="of weights and batches (default: %(default)s)")
-    add("--plot", type=writable_png, default="fastxent-demo.png", metavar="PATH", help="PNG (default: %(default)s)")
+    add("--plot", type=writable(".png"), default="fastxent-demo.png", metavar="PATH", help="PNG (default: %(default)s)")
 
 
 def demo(options: argparse.Namespace) -> None:
@@ -65,12 +106,33 @@ def demo(options: argparse.Namespace) -> None:
     _demo.run(options.epochs, options.seed, options.plot)
 
 
+def add_bench_options(parser: argparse.ArgumentParser) -> None:
+    """Options of ``fastxent bench``."""
+    add = parser.add_argument
+    add("--quick", action="store_true", help="few shapes and rounds, all threads; done in half a minute")
+    add("--shapes", type=list_of(shape_of_logits), metavar="SHAPES", help="of the logits, such as 32x10,4x21x512x512")
+    add("--dtype", choices=DTYPES, default="float32", help="of the logits (default: %(default)s)")
+    add("--threads", type=list_of(thread_count), metavar="N", help="numbers of threads (default: 1,all)")
+    add("--backend", type=list_of(one_of("cython", "numba")), default="cython", help="such as cython,numba")
+    add("--json", type=writable(".json"), metavar="PATH", help="save all results")
+    add("--plot", type=writable(".png"), metavar="PATH", help="save a plot, as PNG")
+
+
+def bench(options: argparse.Namespace) -> None:
+    """Run ``fastxent bench``."""
+    from . import _bench  # here, because it needs more than NumPy
+
+    plan = _bench.make_plan(options.shapes, options.dtype, options.threads, options.backend, options.quick)
+    _bench.run(plan, options.json, options.plot)
+
+
 def info(options: argparse.Namespace) -> None:
     """Run ``fastxent info``."""
     show_config()
 
 
 COMMANDS = {
+    "bench": Command("time this machine beside its own limits and the peers installed", bench, add_bench_options),
     "demo": Command("train two classifiers on handwritten digits and plot how they do", demo, add_demo_options),
     "info": Command("print version, builds, backends, threads and dependencies", info),
 }

@@ -28,8 +28,9 @@ def without(monkeypatch):
     def hide(package):
         for name in (package, *(module for module in sys.modules if module.startswith(f"{package}."))):
             monkeypatch.setitem(sys.modules, name, None)
-        monkeypatch.delitem(sys.modules, "fastxent._demo", raising=False)
-        monkeypatch.delattr(fastxent, "_demo", raising=False)
+        for name in ("_bench", "_demo", "_plots", "_report"):
+            monkeypatch.delitem(sys.modules, f"fastxent.{name}", raising=False)
+            monkeypatch.delattr(fastxent, name, raising=False)
 
     return hide
 
@@ -99,12 +100,23 @@ def test_demo_without_torch_says_so(tmp_path, capsys, without):
 
 
 @pytest.mark.parametrize(
-    ("module", "package"), [("matplotlib", "matplotlib"), ("rich", "rich"), ("sklearn", "scikit-learn")]
+    ("command", "module", "package"),
+    [
+        ("demo", "matplotlib", "matplotlib"),
+        ("demo", "rich", "rich"),
+        ("demo", "sklearn", "scikit-learn"),
+        ("bench", "matplotlib", "matplotlib"),
+        ("bench", "rich", "rich"),
+        ("bench", "ml_dtypes", "ml_dtypes"),
+    ],
 )
-def test_demo_names_the_missing_package(tmp_path, capsys, without, module, package):
+def test_commands_name_the_missing_package(tmp_path, capsys, without, command, module, package):
     without(module)
-    assert main(["demo", "--plot", str(tmp_path / "demo.png")]) == 1
-    assert capsys.readouterr() == ("", f"fastxent demo needs {package}: pip install 'fastxent[demo]'\n")
+    options = ["--dtype", "bfloat16"] if module == "ml_dtypes" else ["--plot", str(tmp_path / "plot.png")]
+    assert main([command, *options]) == 1
+    printed = capsys.readouterr()
+    assert printed.err == f"fastxent {command} needs {package}: pip install 'fastxent[{command}]'\n"
+    assert module == "ml_dtypes" or printed.out == ""
 
 
 def test_modules_that_no_extra_installs_are_not_hidden(tmp_path, monkeypatch):
@@ -117,18 +129,29 @@ def test_modules_that_no_extra_installs_are_not_hidden(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "message"),
+    ("command", "option", "value", "message"),
     [
-        ("--epochs", "0", "argument --epochs: 0 is below 1"),
-        ("--epochs", "-3", "argument --epochs: -3 is below 1"),
-        ("--epochs", "many", "argument --epochs: 'many' is not an integer"),
-        ("--seed", "-1", "argument --seed: -1 is below 0"),
-        ("--seed", "0.5", "argument --seed: '0.5' is not an integer"),
-        ("--plot", "demo.pdf", "argument --plot: 'demo.pdf' does not end in .png"),
+        ("demo", "--epochs", "0", "0 is below 1"),
+        ("demo", "--epochs", "-3", "-3 is below 1"),
+        ("demo", "--epochs", "many", "'many' is not an integer"),
+        ("demo", "--seed", "-1", "-1 is below 0"),
+        ("demo", "--seed", "0.5", "'0.5' is not an integer"),
+        ("demo", "--plot", "demo.pdf", "'demo.pdf' does not end in .png"),
+        ("bench", "--shapes", "10", "'10' is not a shape such as 1024x10 (samples x classes)"),
+        ("bench", "--shapes", "8x3,8x0", "'8x0' is not a shape"),
+        ("bench", "--shapes", "8x-3", "'8x-3' is not a shape"),
+        ("bench", "--shapes", "", "'' is not a shape"),
+        ("bench", "--dtype", "int8", "invalid choice: 'int8'"),
+        ("bench", "--threads", "0", "0 is below 1"),
+        ("bench", "--threads", "1,some", "'some' is not an integer"),
+        ("bench", "--threads", "1000000", "1000000 threads are more than the processors here"),
+        ("bench", "--backend", "cython,cuda", "'cuda' is not one of cython, numba"),
+        ("bench", "--json", "results.csv", "'results.csv' does not end in .json"),
+        ("bench", "--plot", "results.pdf", "'results.pdf' does not end in .png"),
     ],
 )
-def test_bad_option_values_are_refused(capsys, option, value, message):
-    assert message in refusal(capsys, "demo", f"{option}={value}")
+def test_bad_option_values_are_refused(capsys, command, option, value, message):
+    assert f"argument {option}: {message}" in refusal(capsys, command, f"{option}={value}")
 
 
 @pytest.mark.parametrize("name", ["missing/demo.png", "file/demo.png", "directory.png"])

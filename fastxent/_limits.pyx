@@ -1,0 +1,178 @@
+"""What this machine can do at best: streams through memory, and the arithmetic of a softmax on rows in L1.
+
+Lower bounds for the benchmark to compare with, and nothing that the library uses. Like the kernels, this file is
+compiled once per instruction-set level.
+"""
+
+cimport numpy as cnp
+from cython.parallel cimport prange
+from libc.string cimport memcpy
+
+include "_blocks.pxi"
+
+cdef extern from * nogil:
+    """
+    #include <stdint.h>
+    #include <string.h>
+    #if defined(__SSE2__) || defined(_M_X64)
+    #include <immintrin.h>
+    #endif
+
+    /* One cache line to an aligned address, past the caches where there are such stores. */
+    static inline void fx_stream_line(char *to, const char *from) {
+    #if defined(__AVX512F__)
+        _mm512_stream_si512((__m512i *)to, _mm512_loadu_si512((const void *)from));
+    #elif defined(__SSE2__) || defined(_M_X64)
+        for (int i = 0; i < 64; i += 16)
+            _mm_stream_si128((__m128i *)(to + i), _mm_loadu_si128((const __m128i *)(from + i)));
+    #else
+        memcpy(to, from, 64);
+    #endif
+    }
+
+    /* Head and tail, where lines are partial, go through the caches. */
+    static inline void fx_stream(char *to, const char *from, size_t count) {
+        size_t head = -(uintptr_t)to & 63, i;
+        if (head > count) head = count;
+        memcpy(to, from, head);
+        for (i = head; i + 64 <= count; i += 64) fx_stream_line(to + i, from + i);
+        memcpy(to + i, from + i, count - i);
+    #if defined(__SSE2__) || defined(_M_X64)
+        _mm_sfence();
+    #endif
+    }
+
+    static inline uint64_t fx_read(const char *from, size_t count) {
+        uint64_t seen = 0, word;
+        size_t i;
+        for (i = 0; i + 8 <= count; i += 8) { memcpy(&word, from + i, 8); seen |= word; }
+        for (; i < count; i++) seen |= (unsigned char)from[i];
+        return seen;
+    }
+    """
+    void write_past_caches "fx_stream"(char* to, const char* source, size_t count)
+    uint64_t read_bytes "fx_read"(const char* source, size_t count)
+
+cnp.import_array()
+
+cdef enum:
+    PIECE = 131072  # bytes that a thread takes at a time, as much as a task of the kernels
+    ROW = 2048  # classes; a row and its exponentials are 16 KiB of float32, half of a 32 KiB L1
+    ROWS = 16  # that a thread takes at a time
+
+ROW_CLASSES = ROW  # for Python
+
+
+def stream(cnp.ndarray source, cnp.ndarray out, bint past_caches, int num_threads):
+    """Read `source` once; with `out`, contiguous like it and no smaller, also write it there."""
+    cdef Py_ssize_t size = cnp.PyArray_NBYTES(source), pieces = (size + PIECE - 1) // PIECE, i
+    cdef int team = <int>min(<Py_ssize_t>num_threads, pieces)
+    cdef const char* begin = cnp.PyArray_BYTES(source)
+    cdef char* target = NULL if out is None else cnp.PyArray_BYTES(out)
+    cdef uint64_t seen = 0
+    if team <= 1:
+        return stream_piece(begin, target, size, past_caches)
+    for i in prange(pieces, num_threads=team, schedule="dynamic", nogil=True):
+        seen |= stream_piece(
+            begin + i * PIECE, target + i * PIECE if target else NULL, min(PIECE, size - i * PIECE), past_caches
+        )
+    return seen
+
+
+cdef inline uint64_t stream_piece(const char* begin, char* target, size_t size, bint past_caches) noexcept nogil:
+    if target == NULL:
+        return read_bytes(begin, size)
+    if past_caches:
+        write_past_caches(target, begin, size)
+    else:
+        memcpy(target, begin, size)
+    return 0
+
+
+def softmax_rows(Py_ssize_t rows, bint gradient, bint in_double, int num_threads):
+    """The sum of exp(x - max) of a row in L1, worked out `rows` times; with `gradient` also its softmax."""
+    cdef Py_ssize_t tasks = (rows + ROWS - 1) // ROWS, i
+    cdef int team = <int>min(<Py_ssize_t>num_threads, tasks)
+    cdef double total = 0
+    if team <= 1:
+        return run_rows(rows, gradient, in_double) / rows
+    for i in prange(tasks, num_threads=team, schedule="dynamic", nogil=True):
+        total += run_rows(min(ROWS, rows - i * ROWS), gradient, in_double)
+    return total / rows
+
+
+cdef double run_rows(Py_ssize_t rows, bint gradient, bint in_double) noexcept nogil:
+    return repeat_row(rows, gradient, <double>0) if in_double else repeat_row(rows, gradient, <float>0)
+
+
+cdef double repeat_row(Py_ssize_t rows, bint gradient, real _like) noexcept nogil:
+    cdef real x[ROW]
+    cdef real e[ROW]
+    cdef double total = 0, rest
+    cdef Py_ssize_t row, j
+    for j in range(ROW):
+        x[j] = -<real>j / (ROW // 8)
+    for row in range(rows):
+        x[ROW - 1] = -8 - <real>(row & 1)  # a row that changes, or compilers work it out once
+        rest = exp_sum(x, block_max(x, ROW), e)
+        if gradient:
+            scale(e, <real>(1 / rest))
+        total += rest
+    return total
+
+
+cdef inline double exp_sum(const real* x, real top, real* e) noexcept nogil:
+    cdef real lanes[LANES]
+    cdef real value
+    cdef Py_ssize_t j, lane
+    for lane in range(LANES):
+        lanes[lane] = 0
+    for j in range(ROW // LANES):
+        for lane in range(LANES):
+            value = exp_bare(x[j * LANES + lane] - top)
+            e[j * LANES + lane] = value
+            lanes[lane] += value
+    return lanes_sum(lanes)
+
+
+cdef inline void scale(real* e, real factor) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(ROW):
+        e[j] *= factor
+
+
+cdef inline real exp_bare(real x) noexcept nogil:
+    """The least that rounding to a multiple of ln2 and a polynomial of full precision take; no care for any edge."""
+    cdef real shifted, r
+    if real is float:
+        shifted = x * <float>1.4426950408889634 + <float>12582912.0
+        r = x - (shifted - <float>12582912.0) * <float>0.6931471805599453
+        return float_from(bits32(poly_float(r)) + (bits32(shifted) << 23))
+    else:
+        shifted = x * 1.4426950408889634 + 6755399441055744.0
+        r = x - (shifted - 6755399441055744.0) * 0.6931471805599453
+        return double_from(bits64(poly_double(r)) + (bits64(shifted) << 52))
+
+
+cdef inline float poly_float(float r) noexcept nogil:
+    cdef float p = <float>0.008368724
+    p = p * r + <float>0.04166839
+    p = p * r + <float>0.16666521
+    p = p * r + <float>0.49999994
+    p = p * r + 1
+    return p * r + 1
+
+
+cdef inline double poly_double(double r) noexcept nogil:
+    cdef double p = 2.5e-08
+    p = p * r + 2.755731922398589e-07
+    p = p * r + 2.755731922398589e-06
+    p = p * r + 2.48015873015873e-05
+    p = p * r + 0.0001984126984126984
+    p = p * r + 0.001388888888888889
+    p = p * r + 0.008333333333333333
+    p = p * r + 0.041666666666666664
+    p = p * r + 0.16666666666666666
+    p = p * r + 0.5
+    p = p * r + 1
+    return p * r + 1
