@@ -65,7 +65,7 @@ cdef extern from * nogil:
     uint64_t bits64 "fx_bits64"(double x)
     float float_from "fx_float"(uint32_t bits)
     void prefetch "fx_prefetch"(const void* p)
-    void stream "fx_stream"(char* target, const char* source, size_t bytes)
+    void stream_bytes "fx_stream"(char* target, const char* source, size_t bytes)
     void stream_end "fx_stream_end"()
     double double_from "fx_double"(uint64_t bits)
 

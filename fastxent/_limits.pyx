@@ -14,34 +14,6 @@ cdef extern from * nogil:
     """
     #include <stdint.h>
     #include <string.h>
-    #if defined(__SSE2__) || defined(_M_X64)
-    #include <immintrin.h>
-    #endif
-
-    /* One cache line to an aligned address, past the caches where there are such stores. */
-    static inline void fx_stream_line(char *to, const char *from) {
-    #if defined(__AVX512F__)
-        _mm512_stream_si512((__m512i *)to, _mm512_loadu_si512((const void *)from));
-    #elif defined(__SSE2__) || defined(_M_X64)
-        for (int i = 0; i < 64; i += 16)
-            _mm_stream_si128((__m128i *)(to + i), _mm_loadu_si128((const __m128i *)(from + i)));
-    #else
-        memcpy(to, from, 64);
-    #endif
-    }
-
-    /* Head and tail, where lines are partial, go through the caches. */
-    static inline void fx_stream(char *to, const char *from, size_t count) {
-        size_t head = -(uintptr_t)to & 63, i;
-        if (head > count) head = count;
-        memcpy(to, from, head);
-        for (i = head; i + 64 <= count; i += 64) fx_stream_line(to + i, from + i);
-        memcpy(to + i, from + i, count - i);
-    #if defined(__SSE2__) || defined(_M_X64)
-        _mm_sfence();
-    #endif
-    }
-
     static inline uint64_t fx_read(const char *from, size_t count) {
         uint64_t seen = 0, word;
         size_t i;
@@ -50,7 +22,6 @@ cdef extern from * nogil:
         return seen;
     }
     """
-    void write_past_caches "fx_stream"(char* to, const char* source, size_t count)
     uint64_t read_bytes "fx_read"(const char* source, size_t count)
 
 cnp.import_array()
@@ -83,7 +54,8 @@ cdef inline uint64_t stream_piece(const char* begin, char* target, size_t size, 
     if target == NULL:
         return read_bytes(begin, size)
     if past_caches:
-        write_past_caches(target, begin, size)
+        stream_bytes(target, begin, size)
+        stream_end()
     else:
         memcpy(target, begin, size)
     return 0

@@ -110,7 +110,7 @@ cdef inline void write(
     cdef Py_ssize_t count = min(classes - b * BLOCK, BLOCK)
     cdef char* target = sample + b * BLOCK * tensor.step * tensor.itemsize
     if streamed:
-        stream(target, <const char*>block, count * sizeof(real))
+        stream_bytes(target, <const char*>block, count * sizeof(real))
     elif tensor.storage == FLOAT32:
         store(block, count, <float*>target, tensor.step)
     elif tensor.storage == FLOAT64:
