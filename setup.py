@@ -12,7 +12,10 @@ from setuptools import Extension, setup
 GCC_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 
 # module -> what it includes
-MODULES = {"_kernels": ["_blocks.pxi", "_rows.pxi", "_lanes.pxi", "_tasks.pxi"], "_limits": ["_blocks.pxi"]}
+MODULES = {
+    "_kernels": ["_blocks.pxi", "_job.pxi", "_rows.pxi", "_tiles.pxi", "_lanes.pxi", "_tasks.pxi"],
+    "_limits": ["_blocks.pxi"],
+}
 
 # Ending of a module's name -> flags of its level. `_backends.py` picks the best one that the processor can run.
 LEVELS = {

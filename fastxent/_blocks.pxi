@@ -277,8 +277,10 @@ cdef inline Py_ssize_t block_find(const real* block, Py_ssize_t count, real valu
     return -1
 
 
-cdef inline void add_exp(const real* x, Py_ssize_t groups, real top, real* e, real* lanes, Py_ssize_t ahead) noexcept nogil:
-    """e = exp(x - top), added to the lanes."""
+cdef inline void add_exp(
+    const real* x, Py_ssize_t groups, real top, real* e, real* lanes, Py_ssize_t ahead
+) noexcept nogil:
+    """e = exp(x - top), added to the lanes; meanwhile x is fetched that many bytes ahead."""
     cdef real value
     cdef Py_ssize_t j, lane
     for j in range(groups):
@@ -300,7 +302,7 @@ cdef inline double block_exp_sum(const real* x, Py_ssize_t count, real top, Py_s
     cdef real lanes[LANES]
     cdef real edge[LANES]
     cdef Py_ssize_t lane, groups = count // LANES, special = groups
-    cdef Py_ssize_t tail = groups * LANES
+    cdef Py_ssize_t tail = groups * LANES, ahead = count * sizeof(real)
     for lane in range(LANES):
         lanes[lane] = 0
     if 0 <= skip < tail:
@@ -308,9 +310,9 @@ cdef inline double block_exp_sum(const real* x, Py_ssize_t count, real top, Py_s
         for lane in range(LANES):
             e[special * LANES + lane] = x[special * LANES + lane]
         e[skip] = -INFINITY
-        add_exp(e + special * LANES, 1, top, e + special * LANES, lanes, count * sizeof(real))
-        add_exp(x + (special + 1) * LANES, groups - special - 1, top, e + (special + 1) * LANES, lanes, count * sizeof(real))
-    add_exp(x, special, top, e, lanes, count * sizeof(real))
+        add_exp(e + special * LANES, 1, top, e + special * LANES, lanes, ahead)
+        add_exp(x + (special + 1) * LANES, groups - special - 1, top, e + (special + 1) * LANES, lanes, ahead)
+    add_exp(x, special, top, e, lanes, ahead)
     if tail < count:
         for lane in range(LANES):
             edge[lane] = -INFINITY
@@ -357,7 +359,7 @@ cdef inline double block_dot(const real* weights, const real* block, Py_ssize_t 
 
 
 cdef inline real exp_any(real x) noexcept nogil:
-    """exp(x), of log-probabilities or whatever else was passed for them; as a square beyond the range of exp_negative."""
+    """exp(x), of log-probabilities or whatever else was passed for them; a square beyond the range of exp_negative."""
     cdef real most = 80 if real is float else 700
     cdef real half = <real>0.5 * (x if x < 2 * most else 2 * most)
     cdef real root = exp_negative(half if x > most else x)

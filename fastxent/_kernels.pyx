@@ -14,7 +14,9 @@ from libc.string cimport memset
 from cython.parallel cimport prange
 
 include "_blocks.pxi"
+include "_job.pxi"
 include "_rows.pxi"
+include "_tiles.pxi"
 include "_lanes.pxi"
 include "_tasks.pxi"
 

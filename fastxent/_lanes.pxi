@@ -1,11 +1,10 @@
 # LANES samples at a time, one per SIMD lane: for few classes, and for classes that lie apart while samples lie side by
 # side, as in images of shape (N, C, H, W).
 #
-# A tile is a scratch array [class][lane]. What is known of each lane's sample is kept in `state`, an array
-# [quantity][lane] of the same type, so that every loop over lanes is SIMD code without a conversion.
+# What is known of each lane's sample is kept in `state`, an array [quantity][lane] of the computing type, so that every
+# loop over lanes is SIMD code without a conversion.
 
 cdef enum:
-    TILE_CLASSES = BLOCK // LANES  # classes in one tile
     GROUP = 8  # classes summed before their sum is added to the total: keeps the error of float32 below 1 ulp
 
 cdef enum Quantity:  # offsets into state
@@ -25,256 +24,12 @@ cdef enum Quantity:  # offsets into state
     STATE = 13 * LANES
 
 
-cdef inline real log1p_positive(real x) noexcept nogil:
-    """log(1 + x) for x >= 0, within 1.5 ulp."""
-    if real is float:
-        return log1p_float(x)
-    else:
-        return log1p_double(x)
-
-
-cdef inline float log1p_float(float x) noexcept nogil:
-    # 1 + x = 2**k m with m in [0.71, 1.41], then a polynomial in f = m - 1; f is x itself when k is 0.
-    cdef float one = 1
-    cdef float u = one + x
-    cdef uint32_t shifted = bits32(u) - <uint32_t>0x3F3504F3
-    cdef float k = <float>(<int>shifted >> 23)
-    cdef float m = float_from((shifted & <uint32_t>0x007FFFFF) + <uint32_t>0x3F3504F3)
-    cdef float lost = (x - (u - one) if x < one else one - (u - x)) / u
-    cdef float f = x if k == <float>0 else m - one
-    cdef float p = <float>0.070376836292
-    p = p * f - <float>0.1151461031
-    p = p * f + <float>0.11676998740
-    p = p * f - <float>0.12420140846
-    p = p * f + <float>0.14249322787
-    p = p * f - <float>0.16668057665
-    p = p * f + <float>0.20000714765
-    p = p * f - <float>0.24999993993
-    p = p * f + <float>0.33333331174
-    cdef float square = f * f
-    cdef float tail = square * (f * p - <float>0.5)
-    tail = tail + (k * <float>1.428606765330187e-06 + lost if k != <float>0 else <float>0)
-    return x if x == INFINITY else k * <float>0.693145751953125 + (f + tail)
-
-
-cdef inline double log1p_double(double x) noexcept nogil:
-    # The same, with the polynomial of fdlibm in s = f / (2 + f).
-    cdef double u = 1 + x
-    cdef uint64_t shifted = bits64(u) - <uint64_t>0x3FE6A09E667F3BCD
-    cdef double k = <double>(<int64_t>shifted >> 52)
-    cdef double m = double_from((shifted & <uint64_t>0x000FFFFFFFFFFFFF) + <uint64_t>0x3FE6A09E667F3BCD)
-    cdef double lost = (x - (u - 1) if x < 1 else 1 - (u - x)) / u
-    cdef double f = x if k == 0 else m - 1
-    cdef double s = f / (2 + f)
-    cdef double z = s * s
-    cdef double w = z * z
-    cdef double p = z * (0.6666666666666735 + w * (0.2857142874366239 + w * (0.1818357216161805 + w * 0.14798198605116586)))
-    p = p + w * (0.3999999999940942 + w * (0.22222198432149784 + w * 0.15313837699209373))
-    cdef double half_square = 0.5 * f * f
-    cdef double tail = s * (half_square + p)
-    tail = tail + (k * 1.9082149292705877e-10 + lost if k != 0 else 0)
-    return x if x == INFINITY else k * 0.6931471803691238 + (f - (half_square - tail))
-
-
-cdef inline void set_lanes(real* quantity, real value) noexcept nogil:
-    cdef Py_ssize_t lane
-    for lane in range(LANES):
-        quantity[lane] = value
-
-
-# --- tiles -------------------------------------------------------------------------------------------------------
-
-
-cdef extern from * nogil:
-    """
-    /* The 4 x 4 transposition is the one thing that compilers do not make SIMD code of by themselves. */
-    #if defined(__has_builtin)
-    #if __has_builtin(__builtin_shufflevector)
-    #define FX_SHUFFLES 1
-    #endif
-    #endif
-    #ifdef FX_SHUFFLES
-    #define FX_TRANSPOSE4(name, T)                                                                         \\
-    typedef T name##_vector __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));    \\
-    static inline void name(const T* source, ptrdiff_t from, T* target, ptrdiff_t to) {                    \\
-        const name##_vector a = *(const name##_vector*)source;                                             \\
-        const name##_vector b = *(const name##_vector*)(source + from);                                    \\
-        const name##_vector c = *(const name##_vector*)(source + 2 * from);                                \\
-        const name##_vector d = *(const name##_vector*)(source + 3 * from);                                \\
-        const name##_vector ab = __builtin_shufflevector(a, b, 0, 4, 1, 5);                                \\
-        const name##_vector AB = __builtin_shufflevector(a, b, 2, 6, 3, 7);                                \\
-        const name##_vector cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);                                \\
-        const name##_vector CD = __builtin_shufflevector(c, d, 2, 6, 3, 7);                                \\
-        *(name##_vector*)target = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);                             \\
-        *(name##_vector*)(target + to) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);                      \\
-        *(name##_vector*)(target + 2 * to) = __builtin_shufflevector(AB, CD, 0, 1, 4, 5);                  \\
-        *(name##_vector*)(target + 3 * to) = __builtin_shufflevector(AB, CD, 2, 3, 6, 7);                  \\
-    }
-    #else
-    #define FX_TRANSPOSE4(name, T)                                                                         \\
-    static inline void name(const T* source, ptrdiff_t from, T* target, ptrdiff_t to) {                    \\
-        for (int i = 0; i < 4; i++)                                                                        \\
-            for (int j = 0; j < 4; j++) target[j * to + i] = source[i * from + j];                         \\
-    }
-    #endif
-    FX_TRANSPOSE4(fx_transpose4_float, float)
-    FX_TRANSPOSE4(fx_transpose4_double, double)
-    """
-    void fx_transpose4_float(const float* source, Py_ssize_t stride, float* target, Py_ssize_t target_stride)
-    void fx_transpose4_double(const double* source, Py_ssize_t stride, double* target, Py_ssize_t target_stride)
-
-
-cdef inline void transpose4(const real* source, Py_ssize_t stride, real* target, Py_ssize_t target_stride) noexcept nogil:
-    """target[j, i] = source[i, j] for i, j in 0..3."""
-    if real is float:
-        fx_transpose4_float(source, stride, target, target_stride)
-    else:
-        fx_transpose4_double(source, stride, target, target_stride)
-
-
-cdef inline void rows_to_tile(const real* rows, Py_ssize_t stride, Py_ssize_t classes, Py_ssize_t count, real* tile) noexcept nogil:
-    """tile[class][lane] = rows[lane][class] for blocks of 4 lanes; fewer than 4 classes read into the next row."""
-    cdef Py_ssize_t lane = 0, c
-    while lane < count:
-        c = 0
-        while True:
-            transpose4(rows + lane * stride + c, stride, tile + c * LANES + lane, LANES)
-            if c + 4 >= classes:
-                break
-            c = min(c + 4, classes - 4)
-        lane += 4
-
-
-cdef inline void tile_to_rows(const real* tile, Py_ssize_t stride, Py_ssize_t classes, Py_ssize_t count, real* rows) noexcept nogil:
-    """The way back; lanes in ascending order, since with fewer than 4 classes a lane spills into the next one's row."""
-    cdef Py_ssize_t lane = 0, c
-    while lane < count:
-        c = 0
-        while True:
-            transpose4(tile + c * LANES + lane, LANES, rows + lane * stride + c, stride)
-            if c + 4 >= classes:
-                break
-            c = min(c + 4, classes - 4)
-        lane += 4
-
-
-cdef inline void load_tile(
-    const storage* source, Py_ssize_t class_step, Py_ssize_t lane_step, Py_ssize_t classes, Py_ssize_t count, real* tile
-) noexcept nogil:
-    cdef real rows[BLOCK + LANES]
-    cdef Py_ssize_t c, lane
-    if lane_step == 1:
-        for c in range(classes):
-            load(source + c * class_step, 1, count, tile + c * LANES)
-        return
-    if storage is real:  # nothing to widen: saves a copy where no load reaches beyond the array
-        if class_step == 1 and classes >= 4 and count == LANES:
-            rows_to_tile(source, lane_step, classes, count, tile)
-            return
-    if class_step == 1 and lane_step == classes:
-        load(source, 1, count * classes, rows)
-    else:
-        for lane in range(count):
-            load(source + lane * lane_step, class_step, classes, rows + lane * classes)
-    rows_to_tile(rows, classes, classes, count, tile)
-
-
-cdef inline void store_tile(
-    const real* tile, Py_ssize_t class_step, Py_ssize_t lane_step, Py_ssize_t classes, Py_ssize_t count, storage* target
-) noexcept nogil:
-    cdef real rows[BLOCK + LANES]
-    cdef Py_ssize_t c, lane
-    if lane_step == 1:
-        for c in range(classes):
-            store(tile + c * LANES, count, target + c * class_step, 1)
-        return
-    if storage is real:
-        if class_step == 1 and classes >= 4 and count == LANES:
-            tile_to_rows(tile, lane_step, classes, count, target)
-            return
-    tile_to_rows(tile, classes, classes, count, rows)
-    if class_step == 1 and lane_step == classes:
-        store(rows, count * classes, target, 1)
-    else:
-        for lane in range(count):
-            store(rows + lane * classes, classes, target + lane * lane_step, class_step)
-
-
-cdef inline Py_ssize_t lane_step(const Tensor* tensor, const Job* job) noexcept nogil:
-    return tensor.inner if job.inner > 1 else tensor.outer
-
-
-cdef inline Py_ssize_t read_tile(
-    const Tensor* tensor, const Job* job, Py_ssize_t first, Py_ssize_t count, Py_ssize_t b, real* tile
-) noexcept nogil:
-    """Widen the b-th TILE_CLASSES of `count` samples from `first` on; the other lanes are 0."""
-    cdef Py_ssize_t c, lane
-    cdef Py_ssize_t classes = min(job.classes - b * TILE_CLASSES, TILE_CLASSES)
-    cdef Py_ssize_t step = lane_step(tensor, job)
-    cdef const char* source = sample_at(tensor, job.inner, first) + b * TILE_CLASSES * tensor.step * tensor.itemsize
-    if tensor.storage == FLOAT32:
-        load_tile(<const float*>source, tensor.step, step, classes, count, tile)
-    elif tensor.storage == FLOAT64:
-        load_tile(<const double*>source, tensor.step, step, classes, count, tile)
-    elif tensor.storage == FLOAT16:
-        load_tile(<const half*>source, tensor.step, step, classes, count, tile)
-    else:
-        load_tile(<const bfloat16*>source, tensor.step, step, classes, count, tile)
-    for c in range(classes if count < LANES else 0):
-        for lane in range(count, LANES):
-            tile[c * LANES + lane] = 0
-    return classes
-
-
-cdef inline void write_tile(const Job* job, Py_ssize_t first, Py_ssize_t count, Py_ssize_t b, const real* tile) noexcept nogil:
-    cdef const Tensor* tensor = &job.out
-    cdef Py_ssize_t classes = min(job.classes - b * TILE_CLASSES, TILE_CLASSES)
-    cdef Py_ssize_t step = lane_step(tensor, job)
-    cdef char* target = sample_at(tensor, job.inner, first) + b * TILE_CLASSES * tensor.step * tensor.itemsize
-    if tensor.storage == FLOAT32:
-        store_tile(tile, tensor.step, step, classes, count, <float*>target)
-    elif tensor.storage == FLOAT64:
-        store_tile(tile, tensor.step, step, classes, count, <double*>target)
-    elif tensor.storage == FLOAT16:
-        store_tile(tile, tensor.step, step, classes, count, <half*>target)
-    else:
-        store_tile(tile, tensor.step, step, classes, count, <bfloat16*>target)
-
-
-cdef inline void read_target_tile(
-    const Job* job, Py_ssize_t first, Py_ssize_t count, Py_ssize_t b, Py_ssize_t classes, real* q
-) noexcept nogil:
-    """q = weight * (keep * target + spread), the target being 0 where only labels are known."""
-    cdef const real* weight = <const real*>job.weight.data + b * TILE_CLASSES * job.weight.step
-    cdef real keep = job.keep, spread = job.spread, w
-    cdef Py_ssize_t c, lane
-    if job.y.storage == NO_ARRAY:
-        for c in range(classes):
-            set_lanes(q + c * LANES, <real>0)
-    else:
-        read_tile(&job.y, job, first, count, b, q)
-    for c in range(classes):
-        w = weight[c * job.weight.step]
-        for lane in range(LANES):
-            q[c * LANES + lane] = smoothed(w, keep, q[c * LANES + lane], spread)
-
-
 # --- one tile ----------------------------------------------------------------------------------------------------
 
 
-cdef inline void add_lanes(real* total, real* lost, const real* term) noexcept nogil:
-    """Knuth's two-sum in every lane."""
-    cdef real before, after, shift
-    cdef Py_ssize_t lane
-    for lane in range(LANES):
-        before = total[lane]
-        after = before + term[lane]
-        shift = after - before
-        lost[lane] += (before - (after - shift)) + (term[lane] - shift)
-        total[lane] = after
-
-
-cdef inline void scan_tile(const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* q, real* state) noexcept nogil:
+cdef inline void scan_tile(
+    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* q, real* state
+) noexcept nogil:
     """One pass over the classes of LANES samples, as `scan` of one; a single tile is left holding exp(x - top)."""
     cdef Py_ssize_t b, classes
     set_lanes(state + REST, <real>0)
@@ -378,11 +133,13 @@ cdef inline void add_target(const real* tile, const real* q, Py_ssize_t classes,
 
 cdef inline void settle_lanes(real* state) noexcept nogil:
     """REST is final; it is nan where the largest logit is infinite."""
-    cdef real rest, zero = 0, largest = FLT_MAX if real is float else DBL_MAX
+    cdef real rest, size, zero = 0, largest = FLT_MAX if real is float else DBL_MAX
     cdef Py_ssize_t lane
     for lane in range(LANES):
         rest = state[REST + lane] + state[LOST + lane]
-        state[REST + lane] = <real>NAN if largest < (state[TOP + lane] if state[TOP + lane] > zero else -state[TOP + lane]) else rest
+        size = state[TOP + lane]
+        size = size if size > zero else -size
+        state[REST + lane] = <real>NAN if size > largest else rest
 
 
 cdef inline void exponential_tile(
@@ -401,7 +158,9 @@ cdef inline void exponential_tile(
 # --- operations --------------------------------------------------------------------------------------------------
 
 
-cdef inline void logsumexp_tile(const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* state) noexcept nogil:
+cdef inline void logsumexp_tile(
+    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* state
+) noexcept nogil:
     cdef real* result = <real*>job.per_sample + first
     cdef Py_ssize_t lane
     scan_tile(job, first, count, tile, <real*>NULL, state)
@@ -414,7 +173,9 @@ cdef inline void logsumexp_tile(const Job* job, Py_ssize_t first, Py_ssize_t cou
             result[lane] = <real>infinite_logsumexp(job, first + lane, state[TOP + lane])
 
 
-cdef inline void softmax_tile(const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* state) noexcept nogil:
+cdef inline void softmax_tile(
+    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* state
+) noexcept nogil:
     cdef real one = 1
     cdef Py_ssize_t b, c, lane
     scan_tile(job, first, count, tile, <real*>NULL, state)
@@ -440,7 +201,9 @@ cdef inline void read_scale(const Job* job, Py_ssize_t first, Py_ssize_t count, 
             state[MINUS + lane] = <real>(job.factor * scale[lane])
 
 
-cdef inline void log_softmax_tile(const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* state) noexcept nogil:
+cdef inline void log_softmax_tile(
+    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* state
+) noexcept nogil:
     cdef Py_ssize_t b, c, lane, classes
     scan_tile(job, first, count, tile, <real*>NULL, state)
     settle_lanes(state)

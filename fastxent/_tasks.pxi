@@ -154,7 +154,9 @@ cdef double label_chunk(
     return settle(total, error)
 
 
-cdef inline double chunk(const Job* job, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t* bad, bint precise) noexcept nogil:
+cdef inline double chunk(
+    const Job* job, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t* bad, bint precise
+) noexcept nogil:
     if job.operation == CHECK_TARGET:
         if precise:
             return label_chunk(job, begin, end, bad, <const double*>NULL)

@@ -1,0 +1,157 @@
+# What a kernel is to do, and one block of classes at a time of the arrays that it does it with.
+
+cdef enum Operation:
+    LOGSUMEXP
+    SOFTMAX
+    LOG_SOFTMAX
+    SOFTMAX_VJP
+    LOG_SOFTMAX_VJP
+    CROSS_ENTROPY
+    NLL
+    CHECK_TARGET
+    WEIGHTED_SUM
+
+cdef enum Storage:
+    NO_ARRAY
+    FLOAT32
+    FLOAT64
+    FLOAT16
+    BFLOAT16
+
+cdef enum:
+    GRAIN = 32768  # elements in one task: about 5 us of work, below which a team of threads costs more than it gives
+    SAMPLES = 8192  # per-sample numbers in one partial sum
+    MAX_CHUNKS = 1024  # partial sums: more samples make them longer
+    SUM_LANES = 16
+
+cdef enum:
+    MAX_KEPT = 256  # blocks whose tops are remembered: a million classes
+    MAX_SCRATCH = 65536  # classes whose exponentials are kept in scratch: 256 KiB of float32, a part of any L2
+
+cdef struct Tensor:
+    char* data
+    Py_ssize_t outer, step, inner  # strides in elements; step is the class axis's
+    Py_ssize_t itemsize
+    Storage storage
+
+cdef struct Constants:  # a per-sample or per-class array, or one constant
+    void* data
+    Py_ssize_t step  # 0 for a constant
+
+cdef struct Job:
+    Operation operation
+    Py_ssize_t samples, classes, inner
+    Py_ssize_t blocks  # of BLOCK classes, for row kernels
+    Py_ssize_t tiles  # of TILE_CLASSES classes, for lane kernels
+    bint lanes  # whether lane kernels are to run
+    bint direct  # whether row kernels may compute where the result goes
+    bint streamed  # whether the result goes past the cache
+    Tensor x  # (outer, classes, inner): logits, log-probabilities or probabilities
+    Tensor y  # (outer, classes, inner): target probabilities or the incoming gradient
+    Tensor out  # (outer, classes, inner): result or gradient
+    const int64_t* labels  # (samples,)
+    Constants weight  # (classes,)
+    Constants scale  # (samples,)
+    void* per_sample  # (samples,): loss or log-sum-exp
+    double keep, spread, z_loss  # the target is keep * target + spread
+    double factor  # of every sample's gradient
+    int64_t ignore_index
+
+
+# --- one block of one sample -------------------------------------------------------------------------------------
+
+
+cdef inline char* sample_at(const Tensor* tensor, Py_ssize_t inner, Py_ssize_t s) noexcept nogil:
+    return tensor.data + ((s // inner) * tensor.outer + (s % inner) * tensor.inner) * tensor.itemsize
+
+
+cdef inline Py_ssize_t read(
+    const Tensor* tensor, const char* sample, Py_ssize_t b, Py_ssize_t classes, real* block, real filler
+) noexcept nogil:
+    """Widen the b-th BLOCK of a sample's classes; returns the filled length."""
+    cdef Py_ssize_t count = min(classes - b * BLOCK, BLOCK)
+    cdef const char* source = sample + b * BLOCK * tensor.step * tensor.itemsize
+    if tensor.storage == FLOAT32:
+        load(<const float*>source, tensor.step, count, block)
+    elif tensor.storage == FLOAT64:
+        load(<const double*>source, tensor.step, count, block)
+    elif tensor.storage == FLOAT16:
+        load(<const half*>source, tensor.step, count, block)
+    else:
+        load(<const bfloat16*>source, tensor.step, count, block)
+    return fill_up(block, count, filler)
+
+
+cdef inline bint is_plain(const Tensor* tensor, const real* _like) noexcept nogil:
+    """Whether a sample's classes can be computed with where they lie."""
+    return tensor.step == 1 and (tensor.storage == FLOAT32 if real is float else tensor.storage == FLOAT64)
+
+
+cdef inline const real* logits_block(
+    const Tensor* tensor, const char* sample, Py_ssize_t b, Py_ssize_t classes, real* block
+) noexcept nogil:
+    """The b-th BLOCK of a sample's classes: where they lie if they can be computed with there, else in `block`."""
+    if is_plain(tensor, block):
+        return <const real*>sample + b * BLOCK
+    read(tensor, sample, b, classes, block, <real>0)
+    return block
+
+
+cdef inline void write(
+    const Tensor* tensor, char* sample, Py_ssize_t b, Py_ssize_t classes, const real* block, bint streamed
+) noexcept nogil:
+    cdef Py_ssize_t count = min(classes - b * BLOCK, BLOCK)
+    cdef char* target = sample + b * BLOCK * tensor.step * tensor.itemsize
+    if streamed:
+        stream_bytes(target, <const char*>block, count * sizeof(real))
+    elif tensor.storage == FLOAT32:
+        store(block, count, <float*>target, tensor.step)
+    elif tensor.storage == FLOAT64:
+        store(block, count, <double*>target, tensor.step)
+    elif tensor.storage == FLOAT16:
+        store(block, count, <half*>target, tensor.step)
+    else:
+        store(block, count, <bfloat16*>target, tensor.step)
+
+
+cdef inline void write_one(const Tensor* tensor, char* sample, Py_ssize_t j, const real* value) noexcept nogil:
+    cdef char* target = sample + j * tensor.step * tensor.itemsize
+    if tensor.storage == FLOAT32:
+        store(value, 1, <float*>target, 1)
+    elif tensor.storage == FLOAT64:
+        store(value, 1, <double*>target, 1)
+    elif tensor.storage == FLOAT16:
+        store(value, 1, <half*>target, 1)
+    else:
+        store(value, 1, <bfloat16*>target, 1)
+
+
+cdef inline double read_one(const Tensor* tensor, const char* sample, Py_ssize_t j) noexcept nogil:
+    cdef double value
+    cdef const char* source = sample + j * tensor.step * tensor.itemsize
+    if tensor.storage == FLOAT32:
+        return (<const float*>source)[0]
+    elif tensor.storage == FLOAT64:
+        return (<const double*>source)[0]
+    elif tensor.storage == FLOAT16:
+        return half_to_float((<const half*>source).bits)
+    return float_from(<uint32_t>(<const bfloat16*>source).bits << 16)
+
+
+cdef inline real smoothed(real weight, real keep, real target, real spread) noexcept nogil:
+    return weight * (keep * target + spread)
+
+
+cdef inline Py_ssize_t read_target(const Job* job, Py_ssize_t s, Py_ssize_t b, real* q) noexcept nogil:
+    """q = weight * (keep * target + spread) for one block, the target being 0 where only a label is known."""
+    cdef const real* weight = <const real*>job.weight.data + b * BLOCK * job.weight.step
+    cdef Py_ssize_t j, step = job.weight.step, count = min(job.classes - b * BLOCK, BLOCK)
+    cdef real keep = job.keep, spread = job.spread
+    if job.y.storage == NO_ARRAY:
+        for j in range(count):
+            q[j] = 0
+    else:
+        read(&job.y, sample_at(&job.y, job.inner, s), b, job.classes, q, <real>0)
+    for j in range(count):
+        q[j] = smoothed(weight[j * step], keep, q[j], spread)
+    return fill_up(q, count, <real>0)
