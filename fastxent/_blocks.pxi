@@ -1,4 +1,4 @@
-# What every row kernel is made of: exp, storage types, and loops over one block of classes in L1.
+# What every kernel is made of: exp and log, storage types, and loops over one block of classes in L1.
 #
 # A block is a scratch array of BLOCK numbers in the computing type, filled to a multiple of LANES. Each loop below
 # runs over LANES independent lanes, so that compilers turn it into SIMD code of any width without being allowed to
@@ -6,7 +6,7 @@
 
 from libc.float cimport DBL_MAX, FLT_MAX
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
-from libc.math cimport INFINITY, NAN, exp, isinf, isnan, log1p
+from libc.math cimport INFINITY, NAN, isinf, isnan, rint
 
 cdef extern from * nogil:
     """
@@ -18,7 +18,7 @@ cdef extern from * nogil:
     static inline uint64_t fx_bits64(double x) { uint64_t b; memcpy(&b, &x, sizeof b); return b; }
     static inline float fx_float(uint32_t b) { float x; memcpy(&x, &b, sizeof x); return x; }
     #if defined(__GNUC__)
-    #define fx_prefetch(p) __builtin_prefetch(p)
+    #define fx_prefetch(p) __builtin_prefetch(p, 0, 2)
     #else
     #define fx_prefetch(p) ((void)(p))
     #endif
@@ -81,6 +81,7 @@ ctypedef fused storage:  # what arrays hold
 
 cdef enum:
     LANES = 64  # four AVX-512 or eight AVX2 registers of float32: enough to hide the latency of an addition
+    AHEAD = 16384  # bytes from what is computed with to what is fetched into the cache
     BLOCK = 4096  # 16 KiB of float32: half of a 32 KiB L1, and short enough that lane sums stay accurate
 
 
@@ -89,9 +90,9 @@ cdef enum:
 
 cdef inline float exp_float(float x) noexcept nogil:
     # Cody-Waite reduction x = n ln2 + r, |r| <= ln2/2, then a minimax polynomial of relative error 3e-9.
-    # Adding 1.5 * 2**23 rounds to the integer n and leaves it in the low bits, ready to become the exponent.
-    cdef float shifted = x * <float>1.4426950408889634 + <float>12582912.0
-    cdef float n = shifted - <float>12582912.0
+    # Adding 1.5 * 2**23 + 127 rounds to the integer n and leaves it, biased, in the low bits: the exponent of 2**n.
+    cdef float shifted = x * <float>1.4426950408889634 + <float>12583039.0
+    cdef float n = shifted - <float>12583039.0
     cdef float r = (x - n * <float>0.693145751953125) - n * <float>1.428606765330187e-06
     cdef float p = <float>0.0013814584
     p = p * r + <float>0.008368724
@@ -101,13 +102,13 @@ cdef inline float exp_float(float x) noexcept nogil:
     p = p * r + <float>1.0
     p = p * r + <float>1.0
     # Below log(smallest normal number) the result is 0; nan fails the comparison and passes through p.
-    return <float>0.0 if x < <float>-87.33654 else p * float_from((bits32(shifted) << 23) + <uint32_t>0x3F800000)
+    return <float>0.0 if x < <float>-87.33654 else p * float_from(bits32(shifted) << 23)
 
 
 cdef inline double exp_double(double x) noexcept nogil:
-    # The same in double: 1.5 * 2**52, and degree 11 of relative error 4e-18.
-    cdef double shifted = x * 1.4426950408889634 + 6755399441055744.0
-    cdef double n = shifted - 6755399441055744.0
+    # The same in double: 1.5 * 2**52 + 1023, and degree 11 of relative error 4e-18.
+    cdef double shifted = x * 1.4426950408889634 + 6755399441056767.0
+    cdef double n = shifted - 6755399441056767.0
     cdef double r = (x - n * 0.6931471803691238) - n * 1.9082149292705877e-10
     cdef double p = 2.5000047713755167e-08
     p = p * r + 2.7630262866967239e-07
@@ -121,7 +122,7 @@ cdef inline double exp_double(double x) noexcept nogil:
     p = p * r + 0.50000000000000106375
     p = p * r + 1.0
     p = p * r + 1.0
-    return 0.0 if x < -708.3964185322641 else p * double_from((bits64(shifted) << 52) + <uint64_t>0x3FF0000000000000)
+    return 0.0 if x < -708.3964185322641 else p * double_from(bits64(shifted) << 52)
 
 
 cdef inline real exp_negative(real x) noexcept nogil:
@@ -130,6 +131,58 @@ cdef inline real exp_negative(real x) noexcept nogil:
         return exp_float(x)
     else:
         return exp_double(x)
+
+
+cdef inline real log1p_positive(real x) noexcept nogil:
+    """log(1 + x) for x >= 0, within 1.5 ulp."""
+    if real is float:
+        return log1p_float(x)
+    else:
+        return log1p_double(x)
+
+
+cdef inline float log1p_float(float x) noexcept nogil:
+    # 1 + x = 2**k m with m in [0.71, 1.41], then a polynomial in f = m - 1; f is x itself when k is 0.
+    cdef float one = 1
+    cdef float u = one + x
+    cdef uint32_t shifted = bits32(u) - <uint32_t>0x3F3504F3
+    cdef float k = <float>(<int>shifted >> 23)
+    cdef float m = float_from((shifted & <uint32_t>0x007FFFFF) + <uint32_t>0x3F3504F3)
+    cdef float lost = (x - (u - one) if x < one else one - (u - x)) / u
+    cdef float f = x if k == <float>0 else m - one
+    cdef float p = <float>0.070376836292
+    p = p * f - <float>0.1151461031
+    p = p * f + <float>0.11676998740
+    p = p * f - <float>0.12420140846
+    p = p * f + <float>0.14249322787
+    p = p * f - <float>0.16668057665
+    p = p * f + <float>0.20000714765
+    p = p * f - <float>0.24999993993
+    p = p * f + <float>0.33333331174
+    cdef float square = f * f
+    cdef float tail = square * (f * p - <float>0.5)
+    tail = tail + (k * <float>1.428606765330187e-06 + lost if k != <float>0 else <float>0)
+    return x if x == INFINITY else k * <float>0.693145751953125 + (f + tail)
+
+
+cdef inline double log1p_double(double x) noexcept nogil:
+    # The same, with the polynomial of fdlibm in s = f / (2 + f).
+    cdef double u = 1 + x
+    cdef uint64_t shifted = bits64(u) - <uint64_t>0x3FE6A09E667F3BCD
+    cdef double k = <double>(<int64_t>shifted >> 52)
+    cdef double m = double_from((shifted & <uint64_t>0x000FFFFFFFFFFFFF) + <uint64_t>0x3FE6A09E667F3BCD)
+    cdef double lost = (x - (u - 1) if x < 1 else 1 - (u - x)) / u
+    cdef double f = x if k == 0 else m - 1
+    cdef double s = f / (2 + f)
+    cdef double z = s * s
+    cdef double w = z * z
+    cdef double p = 0.1818357216161805 + w * 0.14798198605116586
+    p = z * (0.6666666666666735 + w * (0.2857142874366239 + w * p))
+    p = p + w * (0.3999999999940942 + w * (0.22222198432149784 + w * 0.15313837699209373))
+    cdef double half_square = 0.5 * f * f
+    cdef double tail = s * (half_square + p)
+    tail = tail + (k * 1.9082149292705877e-10 + lost if k != 0 else 0)
+    return x if x == INFINITY else k * 0.6931471803691238 + (f - (half_square - tail))
 
 
 # --- storage types -----------------------------------------------------------------------------------------------
@@ -219,7 +272,7 @@ cdef inline Py_ssize_t fill_up(real* block, Py_ssize_t count, real value) noexce
 
 
 cdef inline double lanes_sum(const real* lanes) noexcept nogil:
-    """Sum in double, four by four: one after the other, the additions would wait for each other."""
+    """Sum in double, in several sums: one after the other, the additions would wait for each other."""
     cdef double quarter[16]
     cdef double few[4]
     cdef Py_ssize_t i
@@ -235,97 +288,109 @@ cdef inline real larger(real a, real b) noexcept nogil:
 
 
 cdef inline real lanes_max(const real* lanes) noexcept nogil:
+    cdef real half[32]
     cdef real quarter[16]
-    cdef real few[4]
+    cdef real eighth[8]
     cdef Py_ssize_t i
+    for i in range(32):
+        half[i] = larger(lanes[i], lanes[i + 32])
     for i in range(16):
-        quarter[i] = larger(larger(lanes[i], lanes[i + 16]), larger(lanes[i + 32], lanes[i + 48]))
-    for i in range(4):
-        few[i] = larger(larger(quarter[i], quarter[i + 4]), larger(quarter[i + 8], quarter[i + 12]))
-    return larger(larger(few[0], few[1]), larger(few[2], few[3]))
+        quarter[i] = larger(half[i], half[i + 16])
+    for i in range(8):
+        eighth[i] = larger(quarter[i], quarter[i + 8])
+    return larger(
+        larger(larger(eighth[0], eighth[1]), larger(eighth[2], eighth[3])),
+        larger(larger(eighth[4], eighth[5]), larger(eighth[6], eighth[7])),
+    )
 
 
 cdef inline real block_max(const real* block, Py_ssize_t count) noexcept nogil:
     """The largest number, nan passed over; -inf for nan alone."""
     cdef real lanes[LANES]
-    cdef Py_ssize_t j, lane
+    cdef Py_ssize_t lane, start = 0
     for lane in range(LANES):
         lanes[lane] = -INFINITY
-    for j in range(count // LANES):
+    if count < LANES:
+        for lane in range(count):
+            lanes[0] = larger(block[lane], lanes[0])
+        return lanes[0]
+    while True:
         for lane in range(LANES):
-            lanes[lane] = larger(block[j * LANES + lane], lanes[lane])
-    for j in range(count // LANES * LANES, count):
-        lanes[j % LANES] = larger(block[j], lanes[j % LANES])
-    return lanes_max(lanes)
+            lanes[lane] = larger(block[start + lane], lanes[lane])
+        if start + LANES >= count:
+            return lanes_max(lanes)
+        start = min(start + LANES, count - LANES)  # the last lanes overlap, which does a maximum no harm
 
 
 cdef inline Py_ssize_t block_find(const real* block, Py_ssize_t count, real value) noexcept nogil:
-    """The first position of `value`, or -1."""
-    cdef Py_ssize_t j, lane
-    cdef int seen
-    for j in range(count // LANES):
-        seen = 0
-        for lane in range(LANES):
-            seen |= block[j * LANES + lane] == value
-        if seen:
-            for lane in range(LANES):
-                if block[j * LANES + lane] == value:
-                    return j * LANES + lane
-    for j in range(count // LANES * LANES, count):
-        if block[j] == value:
-            return j
-    return -1
+    """The first position of `value`, or `count`."""
+    cdef int at = <int>count, j
+    for j in range(<int>count):
+        at = min(at, j if block[j] == value else <int>count)
+    return at
 
 
 cdef inline void add_exp(
-    const real* x, Py_ssize_t groups, real top, real* e, real* lanes, Py_ssize_t ahead
+    const real* x, Py_ssize_t groups, real top, bint apart, real* e, real* total, real* rest, const char* ahead,
+    Py_ssize_t lines,
 ) noexcept nogil:
-    """e = exp(x - top), added to the lanes; meanwhile x is fetched that many bytes ahead."""
-    cdef real value
-    cdef Py_ssize_t j, lane
-    for j in range(groups):
-        prefetch(<const char*>(x + j * LANES) + ahead)
-        prefetch(<const char*>(x + j * LANES) + ahead + 64)
-        prefetch(<const char*>(x + j * LANES) + ahead + 128)
-        prefetch(<const char*>(x + j * LANES) + ahead + 192)
-        for lane in range(LANES):
-            value = exp_negative(<real>(x[j * LANES + lane] - top))
-            e[j * LANES + lane] = value
-            lanes[lane] += value
+    """e = exp(x - top) (NULL: nowhere), added to the lanes of `total`, and if `apart` where x != top also to `rest`.
 
-
-cdef inline double block_exp_sum(const real* x, Py_ssize_t count, real top, Py_ssize_t skip, real* e) noexcept nogil:
-    """e = exp(x - top), and its sum without class `skip` (-1: no such class).
-
-    x may be e. The group of `skip` and the last, partial one are put right elsewhere, so that x is only read.
+    Meanwhile what is needed soon is fetched: so many cache lines for each group, from `ahead` on.
     """
-    cdef real lanes[LANES]
-    cdef real edge[LANES]
-    cdef Py_ssize_t lane, groups = count // LANES, special = groups
-    cdef Py_ssize_t tail = groups * LANES, ahead = count * sizeof(real)
+    cdef real totals[LANES]  # what nothing else can point to stays in registers
+    cdef real rests[LANES]
+    cdef real values[LANES]
+    cdef real zero = 0
+    cdef bint below
+    cdef Py_ssize_t j, lane, line
     for lane in range(LANES):
-        lanes[lane] = 0
-    if 0 <= skip < tail:
-        special = skip // LANES
+        totals[lane], rests[lane] = total[lane], rest[lane]
+    for j in range(groups):
+        for line in range(lines):
+            prefetch(ahead + (j * lines + line) * 64)
         for lane in range(LANES):
-            e[special * LANES + lane] = x[special * LANES + lane]
-        e[skip] = -INFINITY
-        add_exp(e + special * LANES, 1, top, e + special * LANES, lanes, ahead)
-        add_exp(x + (special + 1) * LANES, groups - special - 1, top, e + (special + 1) * LANES, lanes, ahead)
-    add_exp(x, special, top, e, lanes, ahead)
+            values[lane] = x[j * LANES + lane] - top
+        for lane in range(LANES):
+            below = values[lane] != 0
+            values[lane] = exp_negative(values[lane])
+            totals[lane] += values[lane]
+            if apart:
+                rests[lane] += values[lane] if below else zero
+        if e != NULL:
+            for lane in range(LANES):
+                e[j * LANES + lane] = values[lane]
+    for lane in range(LANES):
+        total[lane], rest[lane] = totals[lane], rests[lane]
+
+
+cdef inline double block_exp_sum(
+    const real* x, Py_ssize_t count, real top, bint apart, real* e, const char* ahead, Py_ssize_t lines
+) noexcept nogil:
+    """e = exp(x - top), which may replace x or be NULL, and its sum, if `apart` without one class where x = top."""
+    cdef real total[LANES]
+    cdef real rest[LANES]
+    cdef real edge[LANES]
+    cdef double sum_, others
+    cdef Py_ssize_t lane, groups = count // LANES, tail = count // LANES * LANES
+    for lane in range(LANES):
+        total[lane] = rest[lane] = 0
+        edge[lane] = -INFINITY
+    if apart:
+        add_exp(x, groups, top, True, e, total, rest, ahead, lines)
+    else:
+        add_exp(x, groups, top, False, e, total, rest, ahead, lines)
     if tail < count:
-        for lane in range(LANES):
-            edge[lane] = -INFINITY
         for lane in range(count - tail):
             edge[lane] = x[tail + lane]
-        if skip >= tail:
-            edge[skip - tail] = -INFINITY
-        add_exp(edge, 1, top, edge, lanes, 0)
-        for lane in range(count - tail):
+        add_exp(edge, 1, top, apart, edge, total, rest, ahead, 0)
+        for lane in range(count - tail if e != NULL else 0):
             e[tail + lane] = edge[lane]
-    if skip >= 0:
-        e[skip] = 1
-    return lanes_sum(lanes)
+    sum_ = lanes_sum(total)
+    if not apart:
+        return sum_
+    others = lanes_sum(rest)
+    return others + (rint(sum_ - others) - 1)  # as many ones as there are classes with x = top
 
 
 cdef inline double block_sum(const real* block, Py_ssize_t count) noexcept nogil:

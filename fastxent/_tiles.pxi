@@ -1,61 +1,9 @@
-# What every lane kernel is made of: log1p, transposition, and tiles of LANES samples.
+# What every lane kernel is made of: transposition, and tiles of LANES samples.
 #
 # A tile is a scratch array [class][lane] in the computing type.
 
 cdef enum:
     TILE_CLASSES = BLOCK // LANES  # classes in one tile
-
-
-cdef inline real log1p_positive(real x) noexcept nogil:
-    """log(1 + x) for x >= 0, within 1.5 ulp."""
-    if real is float:
-        return log1p_float(x)
-    else:
-        return log1p_double(x)
-
-
-cdef inline float log1p_float(float x) noexcept nogil:
-    # 1 + x = 2**k m with m in [0.71, 1.41], then a polynomial in f = m - 1; f is x itself when k is 0.
-    cdef float one = 1
-    cdef float u = one + x
-    cdef uint32_t shifted = bits32(u) - <uint32_t>0x3F3504F3
-    cdef float k = <float>(<int>shifted >> 23)
-    cdef float m = float_from((shifted & <uint32_t>0x007FFFFF) + <uint32_t>0x3F3504F3)
-    cdef float lost = (x - (u - one) if x < one else one - (u - x)) / u
-    cdef float f = x if k == <float>0 else m - one
-    cdef float p = <float>0.070376836292
-    p = p * f - <float>0.1151461031
-    p = p * f + <float>0.11676998740
-    p = p * f - <float>0.12420140846
-    p = p * f + <float>0.14249322787
-    p = p * f - <float>0.16668057665
-    p = p * f + <float>0.20000714765
-    p = p * f - <float>0.24999993993
-    p = p * f + <float>0.33333331174
-    cdef float square = f * f
-    cdef float tail = square * (f * p - <float>0.5)
-    tail = tail + (k * <float>1.428606765330187e-06 + lost if k != <float>0 else <float>0)
-    return x if x == INFINITY else k * <float>0.693145751953125 + (f + tail)
-
-
-cdef inline double log1p_double(double x) noexcept nogil:
-    # The same, with the polynomial of fdlibm in s = f / (2 + f).
-    cdef double u = 1 + x
-    cdef uint64_t shifted = bits64(u) - <uint64_t>0x3FE6A09E667F3BCD
-    cdef double k = <double>(<int64_t>shifted >> 52)
-    cdef double m = double_from((shifted & <uint64_t>0x000FFFFFFFFFFFFF) + <uint64_t>0x3FE6A09E667F3BCD)
-    cdef double lost = (x - (u - 1) if x < 1 else 1 - (u - x)) / u
-    cdef double f = x if k == 0 else m - 1
-    cdef double s = f / (2 + f)
-    cdef double z = s * s
-    cdef double w = z * z
-    cdef double p = 0.1818357216161805 + w * 0.14798198605116586
-    p = z * (0.6666666666666735 + w * (0.2857142874366239 + w * p))
-    p = p + w * (0.3999999999940942 + w * (0.22222198432149784 + w * 0.15313837699209373))
-    cdef double half_square = 0.5 * f * f
-    cdef double tail = s * (half_square + p)
-    tail = tail + (k * 1.9082149292705877e-10 + lost if k != 0 else 0)
-    return x if x == INFINITY else k * 0.6931471803691238 + (f - (half_square - tail))
 
 
 cdef inline void set_lanes(real* quantity, real value) noexcept nogil:
