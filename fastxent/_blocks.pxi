@@ -134,7 +134,7 @@ cdef inline real exp_negative(real x) noexcept nogil:
 
 
 cdef inline real log1p_positive(real x) noexcept nogil:
-    """log(1 + x) for x >= 0, within 1.5 ulp."""
+    """log(1 + x) for 0 <= x < 2**60, within 1.5 ulp."""
     if real is float:
         return log1p_float(x)
     else:
@@ -148,8 +148,10 @@ cdef inline float log1p_float(float x) noexcept nogil:
     cdef uint32_t shifted = bits32(u) - <uint32_t>0x3F3504F3
     cdef float k = <float>(<int>shifted >> 23)
     cdef float m = float_from((shifted & <uint32_t>0x007FFFFF) + <uint32_t>0x3F3504F3)
-    cdef float lost = (x - (u - one) if x < one else one - (u - x)) / u
     cdef float f = x if k == <float>0 else m - one
+    # What rounding to u has lost, relative to it; a few bits of 1 / u = 2**-k / m will do.
+    cdef float lost = x - (u - one) if x < one else one - (u - x)
+    lost *= (one - f + f * f) * float_from(<uint32_t>0x3F800000 - (shifted & <uint32_t>0xFF800000))
     cdef float p = <float>0.070376836292
     p = p * f - <float>0.1151461031
     p = p * f + <float>0.11676998740
@@ -162,7 +164,7 @@ cdef inline float log1p_float(float x) noexcept nogil:
     cdef float square = f * f
     cdef float tail = square * (f * p - <float>0.5)
     tail = tail + (k * <float>1.428606765330187e-06 + lost if k != <float>0 else <float>0)
-    return x if x == INFINITY else k * <float>0.693145751953125 + (f + tail)
+    return k * <float>0.693145751953125 + (f + tail)
 
 
 cdef inline double log1p_double(double x) noexcept nogil:
@@ -182,7 +184,7 @@ cdef inline double log1p_double(double x) noexcept nogil:
     cdef double half_square = 0.5 * f * f
     cdef double tail = s * (half_square + p)
     tail = tail + (k * 1.9082149292705877e-10 + lost if k != 0 else 0)
-    return x if x == INFINITY else k * 0.6931471803691238 + (f - (half_square - tail))
+    return k * 0.6931471803691238 + (f - (half_square - tail))
 
 
 # --- storage types -----------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ cdef enum:
     GRAIN = 32768  # elements in one task: about 5 us of work, below which a team of threads costs more than it gives
     SAMPLES = 8192  # per-sample numbers in one partial sum
     MAX_CHUNKS = 1024  # partial sums: more samples make them longer
-    SUM_LANES = 16
+    SUM_LANES = 32
 
 cdef enum:
     MAX_KEPT = 256  # blocks whose tops are remembered: a million classes

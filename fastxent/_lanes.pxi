@@ -52,23 +52,21 @@ cdef inline void scan_tile(
 
 cdef inline void raise_tops(const real* tile, Py_ssize_t b, Py_ssize_t classes, real* state) noexcept nogil:
     """The new maximum and its class in every lane; what was summed under the old one is rescaled."""
-    cdef real* top = state + TOP
-    cdef real* at = state + AT
-    cdef real* old = state + SCRATCH
-    cdef real value, rest, lost, mass, cross, before, rise, scale, c_real, zero = 0, one = 1
+    cdef real top[LANES]  # what nothing else can point to stays in registers
+    cdef real at[LANES]
+    cdef real value, rest, lost, mass, cross, before, rise, scale, zero = 0, one = 1
+    cdef real c_real = <real>(b * TILE_CLASSES)
     cdef Py_ssize_t c, lane
     for lane in range(LANES):
-        old[lane] = top[lane]
+        top[lane], at[lane] = state[TOP + lane], state[AT + lane]
     for c in range(classes):
-        c_real = <real>(b * TILE_CLASSES + c)
         for lane in range(LANES):
             value = tile[c * LANES + lane]
             at[lane] = c_real if value > top[lane] else at[lane]
             top[lane] = value if value > top[lane] else top[lane]
-    if b == 0:
-        return
-    for lane in range(LANES):
-        before = old[lane]
+        c_real += one
+    for lane in range(LANES if b > 0 else 0):
+        before = state[TOP + lane]
         rise = top[lane] - before  # may overflow to inf
         rise = rise if before != -INFINITY else zero  # nothing has been summed yet
         scale = exp_negative(<real>-rise)
@@ -78,6 +76,8 @@ cdef inline void raise_tops(const real* tile, Py_ssize_t b, Py_ssize_t classes, 
         state[LOST + lane] = zero if rise > zero else lost
         mass, cross = state[MASS + lane], state[CROSS + lane]
         state[CROSS + lane] = cross - mass * rise if mass != zero else cross
+    for lane in range(LANES):
+        state[TOP + lane], state[AT + lane] = top[lane], at[lane]
 
 
 cdef inline real finite_top(real top) noexcept nogil:
@@ -89,23 +89,29 @@ cdef inline void add_exponentials(real* tile, Py_ssize_t b, Py_ssize_t classes, 
     cdef real total[LANES]
     cdef real part[LANES]
     cdef real tops[LANES]
-    cdef real e, c_real
+    cdef real at[LANES]
+    cdef real values[LANES]
+    cdef real c_real = <real>(b * TILE_CLASSES), zero = 0, one = 1
     cdef Py_ssize_t c, lane, start = 0
-    set_lanes(total, <real>0)
     for lane in range(LANES):
-        tops[lane] = finite_top(state[TOP + lane])
+        total[lane] = 0
+        tops[lane], at[lane] = finite_top(state[TOP + lane]), state[AT + lane]
     while start < classes:
-        set_lanes(part, <real>0)
+        for lane in range(LANES):
+            part[lane] = 0
         for c in range(start, min(start + GROUP, classes)):
-            c_real = <real>(b * TILE_CLASSES + c)
             for lane in range(LANES):
-                e = exp_negative(<real>(tile[c * LANES + lane] - tops[lane]))
-                tile[c * LANES + lane] = e
-                part[lane] += <real>0 if c_real == state[AT + lane] else e
+                values[lane] = exp_negative(<real>(tile[c * LANES + lane] - tops[lane]))
+            for lane in range(LANES):
+                tile[c * LANES + lane] = values[lane]
+                part[lane] += zero if c_real == at[lane] else values[lane]
+            c_real += one
         for lane in range(LANES):
             total[lane] += part[lane]
         start += GROUP
-    add_lanes(state + REST, state + LOST, total)
+    for lane in range(LANES):
+        values[lane] = total[lane]
+    add_lanes(state + REST, state + LOST, values)
 
 
 cdef inline void add_target(const real* tile, const real* q, Py_ssize_t classes, real* state) noexcept nogil:
@@ -284,13 +290,20 @@ cdef inline bint read_labels(const Job* job, Py_ssize_t first, Py_ssize_t count,
 
 cdef inline void pick_labels(const real* tile, Py_ssize_t b, Py_ssize_t classes, real* state) noexcept nogil:
     """BELOW = x[label], where the label is in this tile."""
-    cdef real c_real, value, other  # loaded first: a load that depends on a condition is no SIMD code below AVX
+    cdef real label[LANES]
+    cdef real at_label[LANES]
+    cdef real value  # loaded first: a load that depends on a condition is no SIMD code below AVX
+    cdef real c_real = <real>(b * TILE_CLASSES), one = 1
     cdef Py_ssize_t c, lane
+    for lane in range(LANES):
+        label[lane], at_label[lane] = state[LABEL + lane], state[BELOW + lane]
     for c in range(classes):
-        c_real = <real>(b * TILE_CLASSES + c)
         for lane in range(LANES):
-            value, other = tile[c * LANES + lane], state[BELOW + lane]
-            state[BELOW + lane] = value if state[LABEL + lane] == c_real else other
+            value = tile[c * LANES + lane]
+            at_label[lane] = value if label[lane] == c_real else at_label[lane]
+        c_real += one
+    for lane in range(LANES):
+        state[BELOW + lane] = at_label[lane]
 
 
 cdef inline void use_likeliest(const Job* job, Py_ssize_t first, Py_ssize_t count, real* state) noexcept nogil:
@@ -334,20 +347,27 @@ cdef inline void finish_gradient(
     real* tile, const real* q, Py_ssize_t b, Py_ssize_t classes, bint skips, const real* state
 ) noexcept nogil:
     """From exp(x - top) to FACTOR * exp(x - top) - MINUS * q, or PATCH for LABEL and for all of a skipped sample."""
-    cdef real g, patch, c_real, zero = 0
+    cdef real factor[LANES]
+    cdef real patch[LANES]
+    cdef real label[LANES]
+    cdef real minus[LANES]
+    cdef real g, value, c_real = <real>(b * TILE_CLASSES), zero = 0, one = 1
     cdef Py_ssize_t c, lane
+    for lane in range(LANES):
+        factor[lane], patch[lane] = state[FACTOR + lane], state[PATCH + lane]
+        label[lane], minus[lane] = state[LABEL + lane], state[MINUS + lane]
     for c in range(classes):
-        c_real = <real>(b * TILE_CLASSES + c)
         for lane in range(LANES):
-            g = state[FACTOR + lane] * tile[c * LANES + lane]
+            g = factor[lane] * tile[c * LANES + lane]
             if q != NULL:
-                g = g - state[MINUS + lane] * q[c * LANES + lane]
-            patch = state[PATCH + lane]
-            tile[c * LANES + lane] = patch if state[LABEL + lane] == c_real else g
+                g = g - minus[lane] * q[c * LANES + lane]
+            value = patch[lane]
+            tile[c * LANES + lane] = value if label[lane] == c_real else g
+        c_real += one
         if skips:
             for lane in range(LANES):
-                g, patch = tile[c * LANES + lane], state[PATCH + lane]
-                tile[c * LANES + lane] = patch if state[LABEL + lane] < zero else g
+                g, value = tile[c * LANES + lane], patch[lane]
+                tile[c * LANES + lane] = value if label[lane] < zero else g
 
 
 cdef inline void label_targets(

@@ -104,22 +104,30 @@ cdef inline double weighted(double value, double weight) noexcept nogil:
 
 
 cdef double sum_chunk(const Job* job, Py_ssize_t begin, Py_ssize_t end, const real* _like) noexcept nogil:
-    """Sum of per_sample * scale in double, compensated."""
+    """Sum of per_sample * scale in double, where products of floats are exact; compensated for doubles."""
     cdef const real* values = <const real*>job.per_sample
     cdef const real* scale = <const real*>job.scale.data
     cdef double totals[SUM_LANES]
     cdef double errors[SUM_LANES]
-    cdef double total = 0, error = 0
-    cdef Py_ssize_t s, i, lane, groups = (end - begin) // SUM_LANES
+    cdef double total = 0, error = 0, constant = scale[0]
+    cdef Py_ssize_t s = begin, lane
     for lane in range(SUM_LANES):
         totals[lane] = errors[lane] = 0
-    for i in range(groups):
-        for lane in range(SUM_LANES):
-            s = begin + i * SUM_LANES + lane
-            add(&totals[lane], &errors[lane], weighted(values[s], scale[s * job.scale.step]))
-    for s in range(begin + groups * SUM_LANES, end):
+    while s + SUM_LANES <= end:
+        if real is float and job.scale.step == 0:
+            for lane in range(SUM_LANES):
+                totals[lane] += weighted(values[s + lane], constant)
+        elif real is float:
+            for lane in range(SUM_LANES):
+                totals[lane] += weighted(values[s + lane], scale[s + lane])
+        else:
+            for lane in range(SUM_LANES):
+                add(&totals[lane], &errors[lane], weighted(values[s + lane], scale[(s + lane) * job.scale.step]))
+        s += SUM_LANES
+    while s < end:
         add(&total, &error, weighted(values[s], scale[s * job.scale.step]))
-    for lane in range(SUM_LANES):
+        s += 1
+    for lane in range(SUM_LANES if end - begin >= SUM_LANES else 0):
         add(&total, &error, settle(totals[lane], errors[lane]))
     return settle(total, error)
 
