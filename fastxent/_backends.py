@@ -18,11 +18,11 @@ Array = NDArray[Any]
 class Kernels(Protocol):
     """The kernels of a backend: the narrow waist between checked problems and the machine.
 
-    Arrays are checked before they come here. `x` and its like are (outer, classes, inner) views with any strides, in
-    float32, float64, int16 (the bits of float16) or uint16 (the bits of bfloat16); everything is computed in float64
-    if `x` is float64, else in float32. Sample s = outer index * inner + inner index. Labels, `loss` and `scale` are
-    contiguous (samples,), `weight` is contiguous (classes,), and the last two may have length 1, which stands for a
-    constant; they and `loss` have the computing type. `out` and `grad` may be `x` itself.
+    Arrays are checked before they come here. `x` and its like are (outer, classes, inner) views with any strides, or
+    (outer, classes) for inner = 1; in float32, float64, int16 (the bits of float16) or uint16 (the bits of bfloat16).
+    Everything is computed in float64 if `x` is float64, else in float32. Sample s = outer index * inner + inner index.
+    Labels, `loss` and `scale` are contiguous (samples,), `weight` is contiguous (classes,), and the last two may have
+    length 1, which stands for a constant; they and `loss` have the computing type. `out` and `grad` may be `x` itself.
     """
 
     def logsumexp(self, x: Array, num_threads: int, out: Array) -> None:
@@ -132,5 +132,5 @@ def load(backend: str) -> Kernels:
 
 def in_force() -> tuple[Kernels, int]:
     """The kernels of the backend in force, and how many threads they may use."""
-    config = _config.current()
-    return load(config.backend), _config.num_threads(config)
+    backend, wanted = _config.current()
+    return load(backend), _config.num_threads(wanted)

@@ -55,6 +55,31 @@ cdef extern from * nogil:
         _mm_sfence();
     #endif
     }
+    /* float16 by the processor's own conversion, where the level has it; returns how many it has done. */
+    static inline ptrdiff_t fx_widen_halves(const fx_half* x, ptrdiff_t count, float* y) {
+        ptrdiff_t i = 0;
+    #if defined(__AVX512F__)
+        for (; i + 16 <= count; i += 16)
+            _mm512_storeu_ps(y + i, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(x + i))));
+    #endif
+    #if defined(__F16C__)
+        for (; i + 8 <= count; i += 8)
+            _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(x + i))));
+    #endif
+        return i;
+    }
+    static inline ptrdiff_t fx_narrow_to_halves(const float* x, ptrdiff_t count, fx_half* y) {
+        ptrdiff_t i = 0;
+    #if defined(__AVX512F__)
+        for (; i + 16 <= count; i += 16)
+            _mm256_storeu_si256((__m256i*)(y + i), _mm512_cvtps_ph(_mm512_loadu_ps(x + i), 8));
+    #endif
+    #if defined(__F16C__)
+        for (; i + 8 <= count; i += 8)
+            _mm_storeu_si128((__m128i*)(y + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), 8));
+    #endif
+        return i;
+    }
     static inline double fx_double(uint64_t b) { double x; memcpy(&x, &b, sizeof x); return x; }
     """
     ctypedef struct half "fx_half":
@@ -68,6 +93,8 @@ cdef extern from * nogil:
     void stream_bytes "fx_stream"(char* target, const char* source, size_t bytes)
     void stream_end "fx_stream_end"()
     double double_from "fx_double"(uint64_t bits)
+    Py_ssize_t widen_halves "fx_widen_halves"(const half* x, Py_ssize_t count, float* y)
+    Py_ssize_t narrow_to_halves "fx_narrow_to_halves"(const float* x, Py_ssize_t count, half* y)
 
 ctypedef fused real:  # what we compute in
     float
@@ -224,9 +251,11 @@ cdef inline uint16_t bfloat16_from_float(float x) noexcept nogil:
 
 cdef inline void load(const storage* source, Py_ssize_t step, Py_ssize_t count, real* block) noexcept nogil:
     """block[:count] = source[: count * step : step], widened."""
-    cdef Py_ssize_t j
+    cdef Py_ssize_t j, done = 0
     if step == 1:  # known to be contiguous, the loop vectorises
-        for j in range(count):
+        if storage is half and real is float:
+            done = widen_halves(source, count, block)
+        for j in range(done, count):
             block[j] = widen(source + j, block)
     else:
         for j in range(count):
@@ -244,9 +273,11 @@ cdef inline real widen(const storage* source, const real* _like) noexcept nogil:
 
 cdef inline void store(const real* block, Py_ssize_t count, storage* target, Py_ssize_t step) noexcept nogil:
     """target[: count * step : step] = block[:count], rounded once."""
-    cdef Py_ssize_t j
+    cdef Py_ssize_t j, done = 0
     if step == 1:
-        for j in range(count):
+        if storage is half and real is float:
+            done = narrow_to_halves(block, count, target)
+        for j in range(done, count):
             narrow(block[j], target + j)
     else:
         for j in range(count):

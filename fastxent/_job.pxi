@@ -26,7 +26,25 @@ cdef enum:
 
 cdef enum:
     MAX_KEPT = 256  # blocks whose tops are remembered: a million classes
-    MAX_SCRATCH = 65536  # classes whose exponentials are kept in scratch: 256 KiB of float32, a part of any L2
+    LEAST_SCRATCH = 1 << 18  # bytes, a part of any second-level cache
+
+cdef extern from * nogil:
+    """
+    #if defined(__unix__) || defined(__APPLE__)
+    #include <unistd.h>
+    #endif
+    static ptrdiff_t fx_second_cache(void) {
+    #ifdef _SC_LEVEL2_CACHE_SIZE
+        return sysconf(_SC_LEVEL2_CACHE_SIZE);
+    #else
+        return 0;
+    #endif
+    }
+    """
+    Py_ssize_t second_cache "fx_second_cache"()
+
+# Bytes of exponentials that a thread keeps for a row's gradient: half of its second-level cache.
+cdef Py_ssize_t max_scratch = max(<Py_ssize_t>LEAST_SCRATCH, second_cache() // 2)
 
 cdef struct Tensor:
     char* data

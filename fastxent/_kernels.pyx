@@ -63,7 +63,7 @@ cdef Tensor as_tensor(cnp.ndarray a):
     tensor.data = cnp.PyArray_BYTES(a)
     tensor.outer = cnp.PyArray_STRIDE(a, 0) // tensor.itemsize
     tensor.step = cnp.PyArray_STRIDE(a, 1) // tensor.itemsize
-    tensor.inner = cnp.PyArray_STRIDE(a, 2) // tensor.itemsize
+    tensor.inner = cnp.PyArray_STRIDE(a, 2) // tensor.itemsize if cnp.PyArray_NDIM(a) > 2 else 0
     if kind == cnp.NPY_FLOAT32:
         tensor.storage = FLOAT32
     elif kind == cnp.NPY_FLOAT64:
@@ -88,11 +88,12 @@ cdef Job new_job(Operation operation, cnp.ndarray x, cnp.ndarray y, cnp.ndarray 
     cdef Job job
     memset(&job, 0, sizeof(job))
     job.operation = operation
-    job.samples = cnp.PyArray_DIM(x, 0) * cnp.PyArray_DIM(x, 2)
+    job.inner = cnp.PyArray_DIM(x, 2) if cnp.PyArray_NDIM(x) > 2 else 1
+    job.samples = cnp.PyArray_DIM(x, 0) * job.inner
     job.classes = cnp.PyArray_DIM(x, 1)
     job.blocks = (job.classes + BLOCK - 1) // BLOCK
     job.tiles = (job.classes + TILE_CLASSES - 1) // TILE_CLASSES
-    job.inner = max(1, cnp.PyArray_DIM(x, 2))
+    job.inner = max(1, job.inner)
     job.x = as_tensor(x)
     if y is not None:
         job.y = as_tensor(y)
@@ -104,7 +105,7 @@ cdef Job new_job(Operation operation, cnp.ndarray x, cnp.ndarray y, cnp.ndarray 
     else:
         job.direct = is_plain(&job.out, <const float*>NULL)
     job.streamed = (
-        job.direct and job.x.data != job.out.data and (job.classes <= MAX_SCRATCH)
+        job.direct and job.x.data != job.out.data and job.classes * job.out.itemsize <= max_scratch
         and job.samples * job.classes * job.out.itemsize >= STREAM_BYTES
     )
     job.direct = job.direct and not job.streamed

@@ -44,9 +44,10 @@ def _run(
 
     One layout keeps the number of compiled versions small; arrays of another one are copied, `out` back again.
     """
+    x, out = _with_inner(x), None if out is None else _with_inner(out)
     outer, classes, inner = x.shape
     samples = outer * inner
-    views = [_classes_last(a) for a in (x, *others)]
+    views = [_classes_last(_with_inner(a)) for a in (x, *others)]
     result = None if out is None else _classes_last(out)
     tasks = np.zeros(1, np.int64), max(1, GRAIN // max(1, classes)), samples
     dtype = np.float64 if x.dtype == np.float64 else np.float32
@@ -57,6 +58,10 @@ def _run(
     _in_threads(work, min(num_threads, -(-samples * classes // HELP)))
     if out is not None and result is not None and out.ndim == 3 and not np.may_share_memory(out, result):
         out[...] = result.transpose(0, 2, 1)
+
+
+def _with_inner(array: Array) -> Array:
+    return array[:, :, None] if array.ndim == 2 else array
 
 
 def _classes_last(array: Array) -> Array:

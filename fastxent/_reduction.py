@@ -41,7 +41,7 @@ def reduce_loss(
     total = kernels.weighted_sum(losses, sample_weight, num_threads)
     if reduction == "mean":
         total = total / denominator if denominator else math.nan
-    if abs(total) > _LARGEST[losses.dtype]:
+    if not -FLOAT_MAX <= total <= FLOAT_MAX and abs(total) > _LARGEST[losses.dtype]:
         total = math.copysign(math.inf, total)  # as rounding would make it, but without a warning
     if not losses.size:
         return losses.dtype.type(total)
@@ -62,6 +62,7 @@ def gradient_scale(
 
 _ONES = {np.dtype(t): np.ones(1, t) for t in (np.float32, np.float64)}
 _LARGEST = {np.dtype(t): float(np.finfo(t).max) for t in (np.float32, np.float64)}
+FLOAT_MAX = _LARGEST[np.dtype(np.float32)]
 
 
 def ones(dtype: np.dtype[Any]) -> Array:

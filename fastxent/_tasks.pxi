@@ -9,7 +9,7 @@ cdef void run_rows(const Job* job, Py_ssize_t begin, Py_ssize_t end, const real*
     cdef real q[BLOCK]
     cdef real* scratch = NULL
     cdef Py_ssize_t s
-    if job.blocks > 1 and job.out.storage != NO_ARRAY and not job.direct and job.classes <= MAX_SCRATCH:
+    if job.blocks > 1 and job.out.storage != NO_ARRAY and not job.direct and job.classes * <Py_ssize_t>sizeof(real) <= max_scratch:
         scratch = <real*>malloc(job.classes * sizeof(real))  # NULL will do too, it is only slower
     for s in range(begin, end):
         if job.operation == CROSS_ENTROPY:
