@@ -42,18 +42,19 @@ class Kernels(Protocol):
 
     def cross_entropy(
         self, x: Array, target: Array, weight: Array, scale: Array, label_smoothing: float, z_loss: float,
-        ignore_index: int, factor: float, num_threads: int, loss: Array, grad: Array | None,
-    ) -> None:  # fmt: skip
+        ignore_index: int, factor: float, num_threads: int, loss: Array | None, grad: Array | None,
+    ) -> float:  # fmt: skip
         """loss_s = sum_j q_sj (lse_s - x_sj) + z_loss lse_s^2, and factor scale_s times its gradient.
 
         q_sj = weight_j ((1 - label_smoothing) t_sj + label_smoothing / classes), where t is `target`: probabilities
         like `x`, or labels, which stand for 1 at the label and 0 elsewhere. An ignored label gives loss and gradient 0.
+        Without `loss`, returns sum_s scale_s loss_s as `weighted_sum` would.
         """
 
     def nll(
         self, x: Array, target: Array, weight: Array, scale: Array, ignore_index: int, factor: float,
-        num_threads: int, loss: Array, grad: Array | None,
-    ) -> None:  # fmt: skip
+        num_threads: int, loss: Array | None, grad: Array | None,
+    ) -> float:  # fmt: skip
         """loss_s = -sum_j weight_j t_sj x_sj, and factor scale_s times its gradient."""
 
     def check_target(

@@ -22,7 +22,7 @@ cdef extern from * nogil:
     #else
     #define fx_prefetch(p) ((void)(p))
     #endif
-    /* Stores past the cache, of as many bytes as the level's registers hold; the ends of a row in the ordinary way. */
+    /* Stores past the cache: of whole lines, as many bytes at once as the level's registers hold. */
     #if defined(__AVX512F__)
     #include <immintrin.h>
     #define FX_STREAM(p, q) _mm512_stream_si512((void*)(p), _mm512_loadu_si512(q))
@@ -38,22 +38,46 @@ cdef extern from * nogil:
     #endif
     static inline void fx_stream(char* target, const char* source, size_t bytes) {
     #ifdef FX_STREAMED
-        const size_t head = (64 - (size_t)target % 64) % 64;
-        if (bytes > head + 64) {
-            size_t i = head;
-            memcpy(target, source, head);
-            for (; i + 64 <= bytes; i += 64)
-                for (size_t j = 0; j < 64; j += FX_STREAMED) FX_STREAM(target + i + j, source + i + j);
-            memcpy(target + i, source + i, bytes - i);
-            return;
-        }
-    #endif
+        for (size_t i = 0; i < bytes; i += FX_STREAMED) FX_STREAM(target + i, source + i);
+    #else
         memcpy(target, source, bytes);
+    #endif
     }
-    static inline void fx_stream_end(void) {
+    /* Pieces that follow on one another are stored past the cache line by line, with nothing done to a line twice. */
+    typedef struct {
+        char* next;
+        size_t held; /* bytes of the line that `next` is in which are not stored yet */
+        char line[64];
+    } fx_sink;
+    static inline void fx_flush(fx_sink* sink) {
+        if (sink->held) memcpy(sink->next - sink->held, sink->line, sink->held);
+        sink->held = 0;
     #ifdef FX_STREAMED
         _mm_sfence();
     #endif
+    }
+    static inline void fx_send(fx_sink* sink, char* target, const char* source, size_t bytes) {
+        if (target != sink->next) {
+            fx_flush(sink);
+            sink->next = target;
+        }
+        const size_t begun = (size_t)target % 64;
+        if (begun) {
+            const size_t part = bytes < 64 - begun ? bytes : 64 - begun;
+            if (sink->held) {
+                memcpy(sink->line + begun, source, part);
+                sink->held += part;
+                if (begun + part == 64) fx_stream(target - begun, sink->line, 64), sink->held = 0;
+            } else {
+                memcpy(target, source, part);
+            }
+            target += part, source += part, bytes -= part;
+        }
+        const size_t whole = bytes / 64 * 64;
+        fx_stream(target, source, whole);
+        sink->held += bytes - whole;
+        memcpy(sink->line, source + whole, bytes - whole);
+        sink->next = target + bytes;
     }
     /* float16 by the processor's own conversion, where the level has it; returns how many it has done. */
     static inline ptrdiff_t fx_widen_halves(const fx_half* x, ptrdiff_t count, float* y) {
@@ -90,8 +114,11 @@ cdef extern from * nogil:
     uint64_t bits64 "fx_bits64"(double x)
     float float_from "fx_float"(uint32_t bits)
     void prefetch "fx_prefetch"(const void* p)
-    void stream_bytes "fx_stream"(char* target, const char* source, size_t bytes)
-    void stream_end "fx_stream_end"()
+    ctypedef struct Sink "fx_sink":
+        char* next
+        size_t held
+    void send "fx_send"(Sink* sink, char* target, const char* source, size_t bytes)
+    void flush "fx_flush"(Sink* sink)
     double double_from "fx_double"(uint64_t bits)
     Py_ssize_t widen_halves "fx_widen_halves"(const half* x, Py_ssize_t count, float* y)
     Py_ssize_t narrow_to_halves "fx_narrow_to_halves"(const float* x, Py_ssize_t count, half* y)
@@ -251,12 +278,14 @@ cdef inline uint16_t bfloat16_from_float(float x) noexcept nogil:
 
 cdef inline void load(const storage* source, Py_ssize_t step, Py_ssize_t count, real* block) noexcept nogil:
     """block[:count] = source[: count * step : step], widened."""
-    cdef Py_ssize_t j, done = 0
-    if step == 1:  # known to be contiguous, the loop vectorises
+    cdef Py_ssize_t j
+    if step == 1:  # known to be contiguous, the loops vectorise
         if storage is half and real is float:
-            done = widen_halves(source, count, block)
-        for j in range(done, count):
-            block[j] = widen(source + j, block)
+            for j in range(widen_halves(source, count, block), count):
+                block[j] = widen(source + j, block)
+        else:
+            for j in range(count):
+                block[j] = widen(source + j, block)
     else:
         for j in range(count):
             block[j] = widen(source + j * step, block)
@@ -273,12 +302,14 @@ cdef inline real widen(const storage* source, const real* _like) noexcept nogil:
 
 cdef inline void store(const real* block, Py_ssize_t count, storage* target, Py_ssize_t step) noexcept nogil:
     """target[: count * step : step] = block[:count], rounded once."""
-    cdef Py_ssize_t j, done = 0
+    cdef Py_ssize_t j
     if step == 1:
         if storage is half and real is float:
-            done = narrow_to_halves(block, count, target)
-        for j in range(done, count):
-            narrow(block[j], target + j)
+            for j in range(narrow_to_halves(block, count, target), count):
+                narrow(block[j], target + j)
+        else:
+            for j in range(count):
+                narrow(block[j], target + j)
     else:
         for j in range(count):
             narrow(block[j], target + j * step)

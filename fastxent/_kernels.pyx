@@ -11,7 +11,7 @@ This file is compiled once per instruction-set level (see setup.py), so nothing 
 cimport numpy as cnp
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
-from cython.parallel cimport prange
+from cython.parallel cimport prange, threadid
 
 include "_blocks.pxi"
 include "_job.pxi"
@@ -100,15 +100,15 @@ cdef Job new_job(Operation operation, cnp.ndarray x, cnp.ndarray y, cnp.ndarray 
     if out is not None:
         job.out = as_tensor(out)
     job.lanes = use_lanes(&job)
-    if job.x.storage == FLOAT64:
-        job.direct = is_plain(&job.out, <const double*>NULL)
-    else:
-        job.direct = is_plain(&job.out, <const float*>NULL)
+    cdef bint fits = job.classes * (8 if job.x.storage == FLOAT64 else 4) <= max_scratch
     job.streamed = (
-        job.direct and job.x.data != job.out.data and job.classes * job.out.itemsize <= max_scratch
+        out is not None and job.out.step == 1 and job.out.data != job.x.data and job.out.data != job.y.data
+        and (fits or job.operation != CROSS_ENTROPY and job.operation != SOFTMAX)
         and job.samples * job.classes * job.out.itemsize >= STREAM_BYTES
     )
-    job.direct = job.direct and not job.streamed
+    if not job.streamed:
+        job.direct = job.out.step == 1 and job.out.storage == (FLOAT64 if job.x.storage == FLOAT64 else FLOAT32)
+    job.scratch = fits and job.blocks > 1 and out is not None and not (job.direct or job.lanes)
     return job
 
 
@@ -131,7 +131,8 @@ cdef Job new_loss(
         job.labels = <const int64_t*>cnp.PyArray_DATA(target)
     job.weight = as_constants(weight)
     job.scale = as_constants(scale)
-    job.per_sample = cnp.PyArray_DATA(loss)
+    if loss is not None:
+        job.per_sample = cnp.PyArray_DATA(loss)
     job.ignore_index = ignore_index
     job.factor = factor
     job.keep = 1
@@ -175,21 +176,25 @@ def cross_entropy(
     cnp.ndarray x, cnp.ndarray target, cnp.ndarray weight, cnp.ndarray scale, double label_smoothing, double z_loss,
     int64_t ignore_index, double factor, int num_threads, cnp.ndarray loss, cnp.ndarray grad,
 ):
+    cdef double total
     cdef Job job = new_loss(CROSS_ENTROPY, x, target, weight, scale, ignore_index, factor, loss, grad)
     job.keep = 1 - label_smoothing
     job.spread = label_smoothing / job.classes
     job.z_loss = z_loss
     with nogil:
-        run(&job, num_threads)
+        total = run(&job, num_threads)
+    return total
 
 
 def nll(
     cnp.ndarray x, cnp.ndarray target, cnp.ndarray weight, cnp.ndarray scale, int64_t ignore_index, double factor,
     int num_threads, cnp.ndarray loss, cnp.ndarray grad,
 ):
+    cdef double total
     cdef Job job = new_loss(NLL, x, target, weight, scale, ignore_index, factor, loss, grad)
     with nogil:
-        run(&job, num_threads)
+        total = run(&job, num_threads)
+    return total
 
 
 def check_target(

@@ -61,9 +61,9 @@ cdef inline void raise_tops(const real* tile, Py_ssize_t b, Py_ssize_t classes, 
         top[lane], at[lane] = state[TOP + lane], state[AT + lane]
     for c in range(classes):
         for lane in range(LANES):
-            value = tile[c * LANES + lane]
-            at[lane] = c_real if value > top[lane] else at[lane]
-            top[lane] = value if value > top[lane] else top[lane]
+            value = larger(tile[c * LANES + lane], top[lane])
+            at[lane] = at[lane] if value == top[lane] else c_real
+            top[lane] = value
         c_real += one
     for lane in range(LANES if b > 0 else 0):
         before = state[TOP + lane]
@@ -180,7 +180,7 @@ cdef inline void logsumexp_tile(
 
 
 cdef inline void softmax_tile(
-    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* state
+    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* state, Work* work
 ) noexcept nogil:
     cdef real one = 1
     cdef Py_ssize_t b, c, lane
@@ -194,7 +194,7 @@ cdef inline void softmax_tile(
         for c in range(min(job.classes - b * TILE_CLASSES, TILE_CLASSES)):
             for lane in range(LANES):
                 tile[c * LANES + lane] = tile[c * LANES + lane] * state[FACTOR + lane]
-        write_tile(job, first, count, b, tile)
+        write_tile(job, first, count, b, tile, work)
 
 
 cdef inline void read_scale(const Job* job, Py_ssize_t first, Py_ssize_t count, real* state) noexcept nogil:
@@ -208,7 +208,7 @@ cdef inline void read_scale(const Job* job, Py_ssize_t first, Py_ssize_t count, 
 
 
 cdef inline void log_softmax_tile(
-    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* state
+    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* state, Work* work
 ) noexcept nogil:
     cdef Py_ssize_t b, c, lane, classes
     scan_tile(job, first, count, tile, <real*>NULL, state)
@@ -220,17 +220,16 @@ cdef inline void log_softmax_tile(
         for c in range(classes):
             for lane in range(LANES):
                 tile[c * LANES + lane] = (tile[c * LANES + lane] - state[TOP + lane]) - state[FACTOR + lane]
-        write_tile(job, first, count, b, tile)
+        write_tile(job, first, count, b, tile, work)
 
 
 cdef inline void cross_entropy_tile(
-    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* q, real* state
+    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* q, real* state, Work* work
 ) noexcept nogil:
     """`cross_entropy_sample` for LANES samples."""
     cdef bint labelled = job.y.storage == NO_ARRAY
     cdef bint dense = not labelled or job.spread != 0
     cdef bint skips = read_labels(job, first, count, state) if labelled else False
-    cdef real* result = <real*>job.per_sample + first
     cdef real log_total, lse, below, loss, z_loss = job.z_loss, two_z = 2 * job.z_loss
     cdef Py_ssize_t lane
     scan_tile(job, first, count, tile, q if dense else <real*>NULL, state)
@@ -247,10 +246,28 @@ cdef inline void cross_entropy_tile(
         state[FACTOR + lane] = two_z * lse
     if skips:
         skip_lanes(job, first, count, state + SCRATCH, state)
-    for lane in range(count):
-        result[lane] = state[SCRATCH + lane]
+    put_losses(job, first, count, state + SCRATCH, work)
     if job.out.storage != NO_ARRAY:
-        cross_entropy_gradient_tile(job, first, count, tile, q if dense else <real*>NULL, skips, state)
+        cross_entropy_gradient_tile(job, first, count, tile, q if dense else <real*>NULL, skips, state, work)
+
+
+cdef inline void put_losses(
+    const Job* job, Py_ssize_t first, Py_ssize_t count, const real* losses, Work* work
+) noexcept nogil:
+    """Where the caller wants them, or into the sums: of floats without compensation, their products are exact."""
+    cdef real* result = <real*>job.per_sample + first
+    cdef const real* scale = <const real*>job.scale.data + first * job.scale.step
+    cdef double constant = scale[0]
+    cdef Py_ssize_t lane
+    if job.per_sample != NULL:
+        for lane in range(count):
+            result[lane] = losses[lane]
+    elif real is float and count == LANES and job.scale.step == 0:
+        for lane in range(LANES):
+            work.total[lane] += weighted(losses[lane], constant)
+    else:
+        for lane in range(count):
+            add(&work.total[lane], &work.error[lane], weighted(losses[lane], scale[lane * job.scale.step]))
 
 
 cdef inline void skip_lanes(
@@ -316,7 +333,7 @@ cdef inline void use_likeliest(const Job* job, Py_ssize_t first, Py_ssize_t coun
 
 
 cdef inline void cross_entropy_gradient_tile(
-    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* q, bint skips, real* state
+    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* q, bint skips, real* state, Work* work
 ) noexcept nogil:
     """`cross_entropy_gradient` for LANES samples; the gradient of class LABEL is PATCH."""
     cdef real total, e_k, t_k, z, rest, one = 1
@@ -340,7 +357,7 @@ cdef inline void cross_entropy_gradient_tile(
         if q != NULL and job.tiles > 1:
             read_target_tile(job, first, count, b, min(job.classes - b * TILE_CLASSES, TILE_CLASSES), q)
         finish_gradient(tile, q, b, min(job.classes - b * TILE_CLASSES, TILE_CLASSES), skips, state)
-        write_tile(job, first, count, b, tile)
+        write_tile(job, first, count, b, tile, work)
 
 
 cdef inline void finish_gradient(
@@ -391,7 +408,7 @@ cdef inline void label_targets(
 
 
 cdef inline void softmax_vjp_tile(
-    const Job* job, Py_ssize_t first, Py_ssize_t count, real* p, real* g, real* state
+    const Job* job, Py_ssize_t first, Py_ssize_t count, real* p, real* g, real* state, Work* work
 ) noexcept nogil:
     """`softmax_vjp_sample` for LANES samples."""
     cdef Py_ssize_t b, c, lane, classes
@@ -408,11 +425,11 @@ cdef inline void softmax_vjp_tile(
         for c in range(classes):
             for lane in range(LANES):
                 p[c * LANES + lane] = p[c * LANES + lane] * (g[c * LANES + lane] - state[CROSS + lane])
-        write_tile(job, first, count, b, p)
+        write_tile(job, first, count, b, p, work)
 
 
 cdef inline void log_softmax_vjp_tile(
-    const Job* job, Py_ssize_t first, Py_ssize_t count, real* p, real* g, real* state
+    const Job* job, Py_ssize_t first, Py_ssize_t count, real* p, real* g, real* state, Work* work
 ) noexcept nogil:
     """`log_softmax_vjp_sample` for LANES samples."""
     cdef Py_ssize_t b, c, lane, classes
@@ -428,4 +445,4 @@ cdef inline void log_softmax_vjp_tile(
         for c in range(classes):
             for lane in range(LANES):
                 g[c * LANES + lane] = g[c * LANES + lane] - exp_any(p[c * LANES + lane]) * state[MASS + lane]
-        write_tile(job, first, count, b, g)
+        write_tile(job, first, count, b, g, work)

@@ -99,24 +99,32 @@ def _scaled(scale: Array, factor: float) -> Array:
         return np.multiply(scale, factor, dtype=np.float64).astype(scale.dtype)
 
 
+def _losses(x: Array) -> Array:
+    return np.empty(x.size // x.shape[1], np.float64 if x.dtype == np.float64 else np.float32)
+
+
 def cross_entropy(
     x: Array, target: Array, weight: Array, scale: Array, label_smoothing: float, z_loss: float, ignore_index: int,
-    factor: float, num_threads: int, loss: Array, grad: Array | None,
-) -> None:  # fmt: skip
+    factor: float, num_threads: int, loss: Array | None, grad: Array | None,
+) -> float:  # fmt: skip
     keep, spread = 1 - label_smoothing, label_smoothing / x.shape[1]
     dense = target.ndim > 1 or spread != 0
+    losses = _losses(x) if loss is None else loss
     _run(
         rows.cross_entropy, x, (target,), grad, num_threads, _per_class(weight, x.shape[1]) if dense else weight,
-        _scaled(scale, factor), keep, spread if dense else None, z_loss, ignore_index, loss,
+        _scaled(scale, factor), keep, spread if dense else None, z_loss, ignore_index, losses,
     )  # fmt: skip
+    return weighted_sum(losses, scale, num_threads) if loss is None else 0.0
 
 
 def nll(
     x: Array, target: Array, weight: Array, scale: Array, ignore_index: int, factor: float, num_threads: int,
-    loss: Array, grad: Array | None,
-) -> None:  # fmt: skip
+    loss: Array | None, grad: Array | None,
+) -> float:  # fmt: skip
     weight = _per_class(weight, x.shape[1]) if target.ndim > 1 else weight
-    _run(rows.nll, x, (target,), grad, num_threads, weight, _scaled(scale, factor), ignore_index, loss)
+    losses = _losses(x) if loss is None else loss
+    _run(rows.nll, x, (target,), grad, num_threads, weight, _scaled(scale, factor), ignore_index, losses)
+    return weighted_sum(losses, scale, num_threads) if loss is None else 0.0
 
 
 def _chunks(samples: int) -> tuple[Array, Array, tuple[Array, int]]:

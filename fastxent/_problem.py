@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from . import _backends
 from ._backends import Array
-from ._reduction import check_reduction, gradient_scale, ones, reduce_loss
+from ._reduction import check_reduction, gradient_scale, ones, reduced_loss, weighted_losses
 
 FLOAT32, FLOAT64, INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
 
@@ -344,14 +344,15 @@ def classification_loss(
         scale, factor = gradient_scale(grad_output, sample_weights, denominator, reduction)
         output = as_output(gradient[1], x.dtype, layout, (x,), inputs)
         grad = layout.split(output)
-    losses = np.empty(layout.samples, dtype)
-    getattr(kernels, kernel)(
+    losses = np.empty(layout.samples, dtype) if reduction == "none" else None
+    total = getattr(kernels, kernel)(
         layout.split(x), labels_or_probs, weights, scale, *coefficients, ignore_index, factor, num_threads, losses,
         grad,
     )  # fmt: skip
-    loss = reduce_loss(losses, sample_weights, denominator, reduction, kernels, num_threads)
-    if reduction == "none":
-        loss = loss.reshape(layout.batch)[()]
+    if losses is None:
+        loss = reduced_loss(total, denominator, reduction, dtype)
+    else:
+        loss = weighted_losses(losses, sample_weights).reshape(layout.batch)[()]
     return loss, None if gradient is None or output is None else finish(output, gradient[1])
 
 

@@ -114,37 +114,34 @@ cdef inline double gradient_scale(const Job* job, Py_ssize_t s, const real* _lik
     return job.factor * (<const real*>job.scale.data)[s * job.scale.step]
 
 
-cdef inline void softmax_sample(const Job* job, Py_ssize_t s, real* block, real* scratch) noexcept nogil:
+cdef inline void softmax_sample(const Job* job, Py_ssize_t s, real* block, real* scratch, Work* work) noexcept nogil:
     cdef double tops[MAX_KEPT]
     cdef real* kept = kept_exponentials(job, s, block, scratch)
     cdef Row row = scan(job, s, block, <real*>NULL, kept, tops)
-    cdef char* out = sample_at(&job.out, job.inner, s)
     cdef Py_ssize_t b
     for b in range(job.blocks):
         scaled_exponentials(job, s, b, &row, kept, tops, gradient_scale(job, s, block) / (1 + row.rest), block)
         if not job.direct:
-            write(&job.out, out, b, job.classes, block, job.streamed)
+            write(job, s, b, block, work)
 
 
-cdef inline void log_softmax_sample(const Job* job, Py_ssize_t s, real* block) noexcept nogil:
+cdef inline void log_softmax_sample(const Job* job, Py_ssize_t s, real* block, Work* work) noexcept nogil:
     cdef double tops[MAX_KEPT]
     cdef Row row = scan(job, s, block, <real*>NULL, <real*>NULL, tops)
     cdef real top = <real>row.top, log_total = <real>log1p_double(row.rest)
     cdef const char* sample = sample_at(&job.x, job.inner, s)
-    cdef char* out = sample_at(&job.out, job.inner, s)
     cdef Py_ssize_t b, full, j
     for b in range(job.blocks):
         full = read(&job.x, sample, b, job.classes, block, <real>0)
         for j in range(full):
             block[j] = (block[j] - top) - log_total
-        write(&job.out, out, b, job.classes, block, job.streamed)
+        write(job, s, b, block, work)
 
 
-cdef inline void softmax_vjp_sample(const Job* job, Py_ssize_t s, real* p, real* g) noexcept nogil:
+cdef inline void softmax_vjp_sample(const Job* job, Py_ssize_t s, real* p, real* g, Work* work) noexcept nogil:
     """p * (g - sum(g * p)); two passes over both arrays."""
     cdef const char* probs = sample_at(&job.x, job.inner, s)
     cdef const char* grad = sample_at(&job.y, job.inner, s)
-    cdef char* out = sample_at(&job.out, job.inner, s)
     cdef Py_ssize_t b, full, j
     cdef double dot = 0
     for b in range(job.blocks):
@@ -156,14 +153,13 @@ cdef inline void softmax_vjp_sample(const Job* job, Py_ssize_t s, real* p, real*
         read(&job.y, grad, b, job.classes, g, <real>0)
         for j in range(full):
             p[j] = p[j] * (g[j] - <real>dot)
-        write(&job.out, out, b, job.classes, p, job.streamed)
+        write(job, s, b, p, work)
 
 
-cdef inline void log_softmax_vjp_sample(const Job* job, Py_ssize_t s, real* p, real* g) noexcept nogil:
+cdef inline void log_softmax_vjp_sample(const Job* job, Py_ssize_t s, real* p, real* g, Work* work) noexcept nogil:
     """g - exp(log_probs) * sum(g); two passes over g, one over log_probs."""
     cdef const char* log_probs = sample_at(&job.x, job.inner, s)
     cdef const char* grad = sample_at(&job.y, job.inner, s)
-    cdef char* out = sample_at(&job.out, job.inner, s)
     cdef Py_ssize_t b, full, j
     cdef double total = 0
     for b in range(job.blocks):
@@ -174,19 +170,26 @@ cdef inline void log_softmax_vjp_sample(const Job* job, Py_ssize_t s, real* p, r
         read(&job.y, grad, b, job.classes, g, <real>0)
         for j in range(full):
             g[j] = g[j] - exp_any(p[j]) * <real>total
-        write(&job.out, out, b, job.classes, g, job.streamed)
+        write(job, s, b, g, work)
 
 
-cdef inline void fill_sample(const Job* job, Py_ssize_t s, real value, real* block) noexcept nogil:
-    cdef char* out = sample_at(&job.out, job.inner, s)
+cdef inline void put_loss(const Job* job, Py_ssize_t s, real loss, Work* work) noexcept nogil:
+    """Where the caller wants it, or into the sum."""
+    if job.per_sample != NULL:
+        (<real*>job.per_sample)[s] = loss
+    else:
+        add(&work.total[0], &work.error[0], weighted(loss, (<const real*>job.scale.data)[s * job.scale.step]))
+
+
+cdef inline void fill_sample(const Job* job, Py_ssize_t s, real value, real* block, Work* work) noexcept nogil:
     cdef Py_ssize_t b, j
     for j in range(min(job.classes, BLOCK)):
         block[j] = value
     for b in range(job.blocks):
-        write(&job.out, out, b, job.classes, block, job.streamed)
+        write(job, s, b, block, work)
 
 
-cdef inline bint skip_label(const Job* job, Py_ssize_t s, real* block) noexcept nogil:
+cdef inline bint skip_label(const Job* job, Py_ssize_t s, real* block, Work* work) noexcept nogil:
     """Settle samples with an ignored label (0) or one that became invalid since it was checked (nan)."""
     if job.y.storage != NO_ARRAY:
         return False
@@ -196,17 +199,17 @@ cdef inline bint skip_label(const Job* job, Py_ssize_t s, real* block) noexcept 
         if 0 <= label < job.classes:
             return False
         value = NAN
-    (<real*>job.per_sample)[s] = value
+    put_loss(job, s, value, work)
     if job.out.storage != NO_ARRAY:
-        fill_sample(job, s, value, block)
+        fill_sample(job, s, value, block, work)
     return True
 
 
 cdef inline void cross_entropy_sample(
-    const Job* job, Py_ssize_t s, real* block, real* q, real* scratch
+    const Job* job, Py_ssize_t s, real* block, real* q, real* scratch, Work* work
 ) noexcept nogil:
     """loss = sum_j t_j (lse - x_j) + z lse^2, t = q + hot [j == label]; every term is >= 0, so nothing cancels."""
-    if skip_label(job, s, block):
+    if skip_label(job, s, block, work):
         return
     cdef bint labelled = job.y.storage == NO_ARRAY
     cdef bint dense = not labelled or job.spread != 0
@@ -229,16 +232,17 @@ cdef inline void cross_entropy_sample(
         loss += hot * (log_total - below)
     else:
         k = row.at
-    (<real*>job.per_sample)[s] = <real>loss
+    put_loss(job, s, <real>loss, work)
     if job.out.storage != NO_ARRAY:
         cross_entropy_gradient(
-            job, s, &row, 2 * job.z_loss * lse, hot, exp_double(below), k, kept, tops, block, targets
+            job, s, &row, 2 * job.z_loss * lse, hot, exp_double(below), k, kept, tops, block, targets,
+            work,
         )
 
 
 cdef inline void cross_entropy_gradient(
     const Job* job, Py_ssize_t s, const Row* row, double z, double hot, double e_k, Py_ssize_t k, const real* kept,
-    const double* tops, real* block, real* q,
+    const double* tops, real* block, real* q, Work* work,
 ) noexcept nogil:
     """scale * ((mass + hot + z) p_j - t_j), with class k (the label, or the likeliest class) apart.
 
@@ -249,7 +253,6 @@ cdef inline void cross_entropy_gradient(
     cdef real minus = <real>-scale
     cdef double t_k
     cdef real* result
-    cdef char* out = sample_at(&job.out, job.inner, s)
     cdef Py_ssize_t b, j
     for b in range(job.blocks):
         scaled_exponentials(job, s, b, row, kept, tops, scale * (row.mass + hot + z) / total, block)
@@ -264,12 +267,12 @@ cdef inline void cross_entropy_gradient(
                 scale * ((row.mass - t_k + z) * e_k - (hot + t_k) * (row.rest + (1 - e_k))) / total
             )
         if not job.direct:
-            write(&job.out, out, b, job.classes, block, job.streamed)
+            write(job, s, b, block, work)
 
 
-cdef inline void nll_sample(const Job* job, Py_ssize_t s, real* block, real* q) noexcept nogil:
+cdef inline void nll_sample(const Job* job, Py_ssize_t s, real* block, real* q, Work* work) noexcept nogil:
     """loss = -sum_j t_j x_j, gradient -t: only the label's class is read, or all classes once for probabilities."""
-    if skip_label(job, s, block):
+    if skip_label(job, s, block, work):
         return
     cdef const char* sample = sample_at(&job.x, job.inner, s)
     cdef double loss = 0, hot = 0
@@ -283,22 +286,25 @@ cdef inline void nll_sample(const Job* job, Py_ssize_t s, real* block, real* q) 
             full = read(&job.x, sample, b, job.classes, block, <real>0)
             read_target(job, s, b, q)
             loss -= block_dot(q, block, full, <real>0)
-    (<real*>job.per_sample)[s] = <real>loss
+    put_loss(job, s, <real>loss, work)
     if job.out.storage != NO_ARRAY:
-        nll_gradient(job, s, hot, label, q)
+        nll_gradient(job, s, hot, label, q, work)
 
 
-cdef inline void nll_gradient(const Job* job, Py_ssize_t s, double hot, Py_ssize_t label, real* q) noexcept nogil:
+cdef inline void nll_gradient(
+    const Job* job, Py_ssize_t s, double hot, Py_ssize_t label, real* q, Work* work
+) noexcept nogil:
     """-scale * t: one entry under zeros, or the target's probabilities."""
-    cdef char* out = sample_at(&job.out, job.inner, s)
     cdef real minus = <real>-gradient_scale(job, s, q)
     cdef Py_ssize_t b, j
-    if label >= 0:
-        fill_sample(job, s, <real>0, q)
-        q[0] = <real>(minus * hot)
-        write_one(&job.out, out, label, q)
-        return
+    for j in range(min(job.classes, BLOCK) if label >= 0 else 0):
+        q[j] = 0
     for b in range(job.blocks):
-        for j in range(read_target(job, s, b, q)):
-            q[j] = minus * q[j] if q[j] != 0 else <real>0
-        write(&job.out, out, b, job.classes, q, job.streamed)
+        if 0 <= label - b * BLOCK < BLOCK:
+            q[label - b * BLOCK] = <real>(minus * hot)
+        elif label < 0:
+            for j in range(read_target(job, s, b, q)):
+                q[j] = minus * q[j] if q[j] != 0 else <real>0
+        write(job, s, b, q, work)
+        if 0 <= label - b * BLOCK < BLOCK:
+            q[label - b * BLOCK] = 0

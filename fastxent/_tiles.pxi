@@ -211,21 +211,29 @@ cdef inline void load_tile(
 
 
 cdef inline void store_tile(
-    const real* tile, Py_ssize_t class_step, Py_ssize_t lane_step, Py_ssize_t classes, Py_ssize_t count, storage* target
+    const real* tile, Py_ssize_t class_step, Py_ssize_t lane_step, Py_ssize_t classes, Py_ssize_t count,
+    storage* target, Sink* sink,
 ) noexcept nogil:
     cdef real rows[BLOCK + LANES]
+    cdef storage narrowed[BLOCK]
     cdef Py_ssize_t c, lane
     if lane_step == 1:
         for c in range(classes):
             store(tile + c * LANES, count, target + c * class_step, 1)
         return
     if storage is real:
-        if class_step == 1 and classes >= 4 and count == LANES:
+        if class_step == 1 and classes >= 4 and count == LANES and sink == NULL:
             tile_to_rows(tile, lane_step, classes, count, target)
             return
     tile_to_rows(tile, classes, classes, count, rows)
     if class_step == 1 and lane_step == classes:
-        store(rows, count * classes, target, 1)
+        if sink == NULL:
+            store(rows, count * classes, target, 1)
+        elif storage is real:
+            send(sink, <char*>target, <const char*>rows, count * classes * sizeof(storage))
+        else:
+            store(rows, count * classes, narrowed, 1)
+            send(sink, <char*>target, <const char*>narrowed, count * classes * sizeof(storage))
     else:
         for lane in range(count):
             store(rows + lane * classes, classes, target + lane * lane_step, class_step)
@@ -258,20 +266,21 @@ cdef inline Py_ssize_t read_tile(
 
 
 cdef inline void write_tile(
-    const Job* job, Py_ssize_t first, Py_ssize_t count, Py_ssize_t b, const real* tile
+    const Job* job, Py_ssize_t first, Py_ssize_t count, Py_ssize_t b, const real* tile, Work* work
 ) noexcept nogil:
     cdef const Tensor* tensor = &job.out
+    cdef Sink* sink = &work.sink if job.streamed else NULL
     cdef Py_ssize_t classes = min(job.classes - b * TILE_CLASSES, TILE_CLASSES)
     cdef Py_ssize_t step = lane_step(tensor, job)
     cdef char* target = sample_at(tensor, job.inner, first) + b * TILE_CLASSES * tensor.step * tensor.itemsize
     if tensor.storage == FLOAT32:
-        store_tile(tile, tensor.step, step, classes, count, <float*>target)
+        store_tile(tile, tensor.step, step, classes, count, <float*>target, sink)
     elif tensor.storage == FLOAT64:
-        store_tile(tile, tensor.step, step, classes, count, <double*>target)
+        store_tile(tile, tensor.step, step, classes, count, <double*>target, sink)
     elif tensor.storage == FLOAT16:
-        store_tile(tile, tensor.step, step, classes, count, <half*>target)
+        store_tile(tile, tensor.step, step, classes, count, <half*>target, sink)
     else:
-        store_tile(tile, tensor.step, step, classes, count, <bfloat16*>target)
+        store_tile(tile, tensor.step, step, classes, count, <bfloat16*>target, sink)
 
 
 cdef inline void read_target_tile(

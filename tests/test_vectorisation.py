@@ -26,6 +26,7 @@ HOT = re.compile(r"( +)for (lane in range\(LANES\)|j in range\(.+\)):")  # all l
 EXCEPTIONS = {
     "return": "v2 v3 v4",  # a search that ends at the first hit
     "range(count // LANES * LANES, count)": "v2 v3 v4",  # the tail of a block, shorter than LANES
+    "_halves(": "v3 v4",  # what the processor's conversion of whole vectors has left
     "widen(source + j * step": "v2 v3 v4",  # numbers that lie apart: gathering them is no faster
     "target + j * step)": "v2 v3 v4",  # the same, scattering them
     "scale = exp_negative(<real>-rise)": "v2",  # a branch where there are no masks; once a tile, and not in the first
