@@ -7,7 +7,6 @@ import math
 
 from ._numba_trace import FLOAT32, FLOAT64, INT16, INT32, INT64, UINT16, UINT32, UINT64, infinite, where
 
-
 # --- exp and log -------------------------------------------------------------------------------------------------
 
 
@@ -22,27 +21,27 @@ def polynomial(x, *coefficients):
 def exp_float32(x):
     """exp(x) for x < 88, within 1 ulp; 0 where the result would be subnormal."""
     # Cody-Waite reduction x = n ln2 + r, |r| <= ln2/2, then a minimax polynomial of relative error 3e-9.
-    # Adding 1.5 * 2**23 rounds to the integer n and leaves it in the low bits, ready to become the exponent.
-    shifted = x * 1.4426950408889634 + 12582912.0
-    n = shifted - 12582912.0
+    # Adding 1.5 * 2**23 + 127 rounds to the integer n and leaves the exponent of 2**n in the low bits.
+    shifted = x * 1.4426950408889634 + 12583039.0
+    n = shifted - 12583039.0
     r = (x - n * 0.693145751953125) - n * 1.428606765330187e-06
     p = polynomial(r, 0.0013814584, 0.008368724, 0.04166839, 0.16666521, 0.49999994, 1.0, 1.0)
-    power = (shifted.view(UINT32) << 23) + 0x3F800000
-    return where(x < -87.33654, 0.0, p * power.view(FLOAT32))  # nan fails the comparison and passes through p
+    power = (shifted.view(UINT32) << 23).view(FLOAT32)
+    return where(x < -87.33654, 0.0, p * power)  # nan fails the comparison and passes through p
 
 
 def exp_float64(x):
-    """The same in double: 1.5 * 2**52, and degree 11 of relative error 4e-18."""
-    shifted = x * 1.4426950408889634 + 6755399441055744.0
-    n = shifted - 6755399441055744.0
+    """The same in double: 1.5 * 2**52 + 1023, and degree 11 of relative error 4e-18."""
+    shifted = x * 1.4426950408889634 + 6755399441056767.0
+    n = shifted - 6755399441056767.0
     r = (x - n * 0.6931471803691238) - n * 1.9082149292705877e-10
     p = polynomial(
         r, 2.5000047713755167e-08, 2.7630262866967239e-07, 2.75575864909139513e-06, 2.4801493061544959719e-05,
         0.0001984126950636751829, 0.0013888888943662604304, 0.0083333333334945947276, 0.041666666666530050954,
         0.16666666666666412263, 0.50000000000000106375, 1.0, 1.0,
     )  # fmt: skip
-    power = (shifted.view(UINT64) << 52) + 0x3FF0000000000000
-    return where(x < -708.3964185322641, 0.0, p * power.view(FLOAT64))
+    power = (shifted.view(UINT64) << 52).view(FLOAT64)
+    return where(x < -708.3964185322641, 0.0, p * power)
 
 
 def log1p_float32(x):
@@ -209,7 +208,7 @@ def sample_loss(top, log_total, mass, cross, hot, below, z_loss):
 
 
 def likely_gradient(rest, mass, hot, q_k, e_k, z):
-    """(sum(t) + z) p_k - t_k, times 1 + rest, for the label or a likeliest class k, where e_k = exp(x_k - top).
+    """((sum(t) + z) p_k - t_k) (1 + rest), for the label or a likeliest class k, where e_k = exp(x_k - top).
 
     p_k - 1 is computed as minus the sum of the other probabilities, which keeps tiny gradients exact; `rest` is the sum
     of exp(x - top) over all classes but the likeliest.

@@ -44,7 +44,7 @@ def _in_threads(work: Callable[[], None], team: int) -> None:
 
 # --- compilation -------------------------------------------------------------------------------------------------
 
-_compiled: dict[tuple[Any, ...], Any] = {}
+_versions: dict[tuple[Any, ...], Any] = {}
 
 
 def _type_of(argument: Any) -> Any:
@@ -54,21 +54,16 @@ def _type_of(argument: Any) -> Any:
     return types.none if argument is None else types.float64 if isinstance(argument, float) else types.int64
 
 
-def _compile(kernel: Any, arguments: tuple[Any, ...]) -> Any:
-    """The kernel for arguments of these types, from disk if it is there."""
-    signature = types.none(*map(_type_of, arguments))
-    try:
-        return njit(signature, nogil=True, cache=True)(kernel)
-    except RuntimeError:  # "no locator available": no directory is writable
-        return njit(signature, nogil=True)(kernel)
-
-
-def _version(kernel: Any, arguments: tuple[Any, ...]) -> Any:
-    """The kernel, compiled for such arguments."""
-    key = kernel, *[getattr(argument, "dtype", None) for argument in arguments]
-    version = _compiled.get(key)
+def _version(key: tuple[Any, ...], arguments: tuple[Any, ...]) -> Any:
+    """The kernel key[0] compiled for such arguments, whose types follow from the rest of the key; or from disk."""
+    version = _versions.get(key)
     if version is None:
-        version = _compiled[key] = _compile(kernel, arguments)
+        signature = types.none(*map(_type_of, arguments))
+        try:
+            version = njit(signature, nogil=True, cache=True)(key[0])
+        except RuntimeError:  # "no locator available": no directory is writable
+            version = njit(signature, nogil=True)(key[0])
+        _versions[key] = version
     return version
 
 
@@ -79,8 +74,8 @@ def _use_lanes(x: Array) -> bool:
     """Whether SIMD lanes run along samples rather than along classes."""
     _, classes, inner = x.shape
     if x.strides[1] == x.itemsize or classes == 1:
-        return classes <= FEW_CLASSES
-    return x.strides[2 if inner > 1 else 0] == x.itemsize and (inner == 1 or inner >= LANES // 4)
+        return bool(classes <= FEW_CLASSES)
+    return bool(x.strides[2 if inner > 1 else 0] == x.itemsize and (inner == 1 or inner >= LANES // 4))
 
 
 def _row_major(array: Any) -> Any:
@@ -94,60 +89,63 @@ def _row_major(array: Any) -> Any:
     return np.ascontiguousarray(array.transpose(0, 2, 1)).transpose(0, 2, 1)
 
 
-def _run(name: str, x: Array, others: tuple[Any, ...], out: Array, num_threads: int, kept: int = rows.BLOCK) -> None:
-    """Call a kernel of this name, (x, *others, out, counter, size, spare), for all samples."""
+def _run(name: str, x: Array, y: Array, between: tuple[Any, ...], out: Array, num_threads: int, kept: int) -> None:
+    """Call the kernel of this name, (x, *between, out, counter, size, spare), for all samples.
+
+    The types of arguments follow from those of x and y. Row kernels keep up to `kept` exponentials.
+    """
     outer, classes, inner = x.shape
-    samples, dtype = outer * inner, np.float64 if x.dtype == np.float64 else np.float32
+    samples = outer * inner
     if samples == 0:
         return
-    arguments, size, spare = (x, *others, out), max(1, GRAIN // max(1, classes)), 0
+    size, spare, arguments = max(1, GRAIN // max(1, classes)), 0, (x, *between, out)
     if _use_lanes(x):
         kernel, size = getattr(lanes, name), -(-size // LANES) * LANES
     else:
         kernel, spare = getattr(rows, name), -(-min(classes, kept) // LANES) * LANES
         arguments = tuple(map(_row_major, arguments))
     team = min(num_threads, -(-samples * classes // HELP))
-    counter = np.zeros(1, np.int64)
-    arguments = *arguments, counter, size if team > 1 else samples
-    version = _version(kernel, (*arguments, np.empty(0, dtype)))
-
-    def work() -> None:
-        version(*arguments, np.empty(spare, dtype))
-
-    _in_threads(work, team)
+    dtype = np.float64 if x.dtype == np.float64 else np.float32
+    arguments = *arguments, np.zeros(1, np.int64), size if team > 1 else samples
+    version = _version((kernel, x.dtype, y.dtype), (*arguments, np.empty(0, dtype)))
+    _in_threads(lambda: version(*arguments, np.empty(spare, dtype)), team)
     if arguments[-3] is not out:
         out[...] = arguments[-3]
 
 
 def logsumexp(x: Array, num_threads: int, out: Array) -> None:
-    _run("logsumexp", x, (), out, num_threads)
+    _run("logsumexp", x, x, (), out, num_threads, rows.BLOCK)
 
 
 def softmax(x: Array, scale: Array, num_threads: int, out: Array) -> None:
-    _run("softmax", x, (scale,), out, num_threads, rows.KEPT)
+    _run("softmax", x, x, (scale,), out, num_threads, rows.KEPT)
 
 
 def log_softmax(x: Array, num_threads: int, out: Array) -> None:
-    _run("log_softmax", x, (), out, num_threads)
+    _run("log_softmax", x, x, (), out, num_threads, rows.BLOCK)
 
 
 def softmax_vjp(grad_output: Array, probs: Array, num_threads: int, out: Array) -> None:
-    _run("softmax_vjp", probs, (grad_output,), out, num_threads)
+    _run("softmax_vjp", probs, grad_output, (grad_output,), out, num_threads, rows.BLOCK)
 
 
 def log_softmax_vjp(grad_output: Array, log_probs: Array, num_threads: int, out: Array) -> None:
-    _run("log_softmax_vjp", log_probs, (grad_output,), out, num_threads)
+    _run("log_softmax_vjp", log_probs, grad_output, (grad_output,), out, num_threads, rows.BLOCK)
+
+
+def _not_empty(weight: Array) -> Array:
+    """Weights of which kernels may read the first, even without classes."""
+    return weight if weight.size else np.ones(1, weight.dtype)
 
 
 def _loss(
     name: str, x: Array, target: Array, weight: Array, coefficients: tuple[Any, ...], loss: Array, grad: Array | None,
     num_threads: int,
 ) -> None:  # fmt: skip
-    """Call a kernel that takes either labels or probabilities, and an empty array for a gradient that is not wanted."""
-    either = (target, None) if target.ndim == 1 else (None, target)
-    weight = weight if weight.size else np.ones(1, weight.dtype)
-    out, kept = (np.empty((0, x.shape[1], 1), x.dtype), rows.BLOCK) if grad is None else (grad, rows.KEPT)
-    _run(name, x, (*either, weight, *coefficients, loss), out, num_threads, kept)
+    """Call a kernel that takes labels and probabilities, one of which is None; an empty gradient is not wanted."""
+    targets = (target, None) if target.ndim == 1 else (None, target)
+    out, kept = (np.empty((0, 1, 1), x.dtype), rows.BLOCK) if grad is None else (grad, rows.KEPT)
+    _run(name, x, target, (*targets, _not_empty(weight), *coefficients, loss), out, num_threads, kept)
 
 
 def cross_entropy(
@@ -169,12 +167,14 @@ def nll(
 # --- sums over samples -------------------------------------------------------------------------------------------
 
 
-def _chunks(kernel: Any, values: Array, others: tuple[Any, ...], num_threads: int) -> tuple[Array, Array]:
+def _chunks(
+    kernel: Any, values: Array, weight: Array, others: tuple[Any, ...], num_threads: int
+) -> tuple[Array, Array]:
     """Sums, and first bad labels, of chunks whose bounds depend on the number of samples alone."""
-    count = max(1, -(-values.size // sums.CHUNK))
-    totals, bads = np.zeros(count), np.full(count, -1)
-    arguments = values, *others, totals, bads, np.zeros(1, np.int64), sums.CHUNK
-    version = _version(kernel, arguments)
+    count = -(-values.size // sums.CHUNK)
+    totals, bads = np.empty(count), np.empty(count, np.int64)
+    arguments = values, _not_empty(weight), *others, totals, bads, np.zeros(1, np.int64), sums.CHUNK
+    version = _version((kernel, values.dtype, weight.dtype), arguments)
     _in_threads(lambda: version(*arguments), min(num_threads, -(-values.size // HELP)))
     return totals, bads
 
@@ -182,18 +182,18 @@ def _chunks(kernel: Any, values: Array, others: tuple[Any, ...], num_threads: in
 def check_target(
     target: Array, weight: Array, sample_weight: Array, num_classes: int, ignore_index: int, num_threads: int
 ) -> tuple[int, float]:
-    weight, sample_weight = (a if a.size else np.ones(1, a.dtype) for a in (weight, sample_weight))
-    totals, bads = _chunks(sums.check_target, target, (weight, sample_weight, num_classes, ignore_index), num_threads)
-    bad = bads[0] if bads.size == 1 else next(iter(bads[bads >= 0]), -1)
-    return int(bad), _sum(totals)
+    others = _not_empty(sample_weight), num_classes, ignore_index
+    totals, bads = _chunks(sums.check_target, target, weight, others, num_threads)
+    if bads.size == 1:
+        return int(bads[0]), float(totals[0])
+    bads = bads[bads >= 0]
+    return (int(bads[0]) if bads.size else -1), _sum(totals)
 
 
 def weighted_sum(values: Array, weight: Array, num_threads: int) -> float:
-    weight = weight if weight.size else np.ones(1, weight.dtype)
-    return _sum(_chunks(sums.weighted_sum, values, (weight,), num_threads)[0])
+    totals, _ = _chunks(sums.weighted_sum, values, weight, (), num_threads)
+    return float(totals[0]) if totals.size == 1 else _sum(totals)
 
 
 def _sum(totals: Array) -> float:
-    if totals.size == 1:
-        return float(totals[0])
     return fsum(totals) if np.isfinite(totals).all() else float(totals.sum())

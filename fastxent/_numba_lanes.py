@@ -26,15 +26,20 @@ GROUP = 8  # classes summed before their sum is added to the total: keeps the er
 
 
 def tiles(x, counter, size):
-    """First sample and number of each tile; they end where samples stop lying side by side: at the end of inner axes."""
+    """First sample and number of each tile."""
     samples, inner = x.shape[0] * x.shape[2], x.shape[2]
-    run = where(inner > 1, inner, larger(samples, samples.like(1)))
+    run = where(inner > 1, inner, samples)
     for begin, end in tasks(counter, size, samples):
-        state = Variables(first=begin)
-        for _ in during(begin.builder, lambda: state.first < end):
-            count = smaller(smaller(end - state.first, run - state.first % run), end.like(LANES))
-            yield state.first, count
-            state.first = state.first + count
+        yield from pieces(begin, end, run)
+
+
+def pieces(begin, end, run):
+    """The tiles of one task, which end where samples stop lying side by side: at the end of each inner axis."""
+    s = Variables(first=begin)
+    for _ in during(end.builder, lambda: s.first < end):
+        count = smaller(smaller(end - s.first, run - s.first % run), end.like(LANES))
+        yield s.first, count
+        s.first = s.first + count
 
 
 def parts(classes):
@@ -132,8 +137,7 @@ def add_exponentials(tile, classes, top):
             x = tile.load(c * LANES)
             e = exp_negative(x - base)
             tile.store(c * LANES, e)
-            s.part = s.part + where(x == base, 0.0, e)
-            s.ties = s.ties + where(x == base, tile.number(1.0), 0.0)
+            s.part, s.ties = where(x == base, s.part, s.part + e), where(x == base, s.ties + 1.0, s.ties)
         s.total = s.total + s.part
     return s.total, s.ties
 
@@ -273,25 +277,29 @@ def cross_entropy(
         store_some(loss.data, first, lanes, losses if label is None else where(label < 0, without, losses), stage)
         with when(grad.size > 0):
             minus, z = scales.read(first, lanes), (top + log_total) * (z_loss * 2.0)
-            share, slope = minus / (rest + 1.0), minus * (mass + hot + z) / (rest + 1.0)
-            patch = share * likely_gradient(rest, mass, hot, q_k, exp_negative(below), z)
+            inverse = minus.like(1.0) / (rest + 1.0)
+            share = (mass + hot + z) * inverse
+            slope, patch = (
+                share * minus,
+                likely_gradient(rest, mass, hot, q_k, exp_negative(below), z) * inverse * minus,
+            )
             if probs is None:
                 patch = where(label < 0, without, patch)
             for start, classes in parts(logits.classes):
                 exponentials(logits, tile, first, lanes, start, classes, top)
-                if probs is not None:
-                    with when(logits.classes > TILE):
-                        target.read(first, lanes, start, classes)
+                with when(logits.classes > TILE):
+                    target.read(first, lanes, start, classes)
                 for c in each(0, classes):
                     e = tile.load(c * LANES)
                     g = Variables(value=slope * e)
                     with when(target.dense):
-                        g.value = g.value - minus * target.at(start, c)
+                        q = target.at(start, c)
+                        value = share * e - q
+                        if probs is not None:
+                            value = where(e == 1.0, likely_gradient(rest, mass, hot, q, 1.0, z) * inverse, value)
+                        g.value = value * minus
                     if probs is None:
                         g.value = where((label == start + c) | (label < 0), patch, g.value)
-                    else:
-                        likely = share * likely_gradient(rest, mass, 0.0, target.at(start, c), 1.0, z)
-                        g.value = where(e == 1.0, likely, g.value)
                     tile.store(c * LANES, g.value)
                 result.write(tile, first, lanes, start, classes)
 

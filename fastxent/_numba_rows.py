@@ -68,6 +68,10 @@ class Row:
         whole = self.offset.like(LANES)
         store_some(self.pointer, self.offset + index, left or whole, narrow(pack, self.pointer), self.stage)
 
+    def fetch(self, index):
+        """Bring what a pack there takes into cache."""
+        self.pointer.fetch(self.offset + index)
+
     def __getitem__(self, index):
         return widen(self.pointer[self.offset + index]).to(FLOAT64)
 
@@ -123,19 +127,32 @@ class Target:
 
 
 class Kept:
-    """Where exponentials of a row are left: memory for all of them, or else for one block."""
+    """Where exponentials of a row are left: all of them, or else one block of them.
 
-    def __init__(self, spare, classes):
-        self.spare, self.all, self.zero = spare.data, spare.size >= classes, spare.data.number(0.0)
-        self.tops = Pointer(spare.data.builder, None, FLOAT64).scratch(KEPT // BLOCK)  # what each block's are relative to
+    All go where the row's result will be if that is stored as it is computed, else to spare memory if it is enough.
+    """
+
+    def __init__(self, spare, classes, result=None, wanted=True):
+        self.zero, self.all = spare.data.number(0.0), spare.size >= classes
+        self.row = Row(spare.data, classes.like(0))
+        if result is not None and result.pointer.kind == spare.data.kind:
+            self.all = (classes <= KEPT) & wanted
+            self.row = Row(either(self.all, result.pointer, spare.data), where(self.all, result.offset, 0))
+        self.tops = Pointer(spare.data.builder, None, FLOAT64).scratch(
+            KEPT // BLOCK
+        )  # what each block's are relative to
 
     def pack(self, number):
         """A number in every lane."""
         return self.zero.like(number)
 
-    def place(self, start, index):
-        """Where a pack of the block from `start` on is."""
-        return index - where(self.all, 0, start)
+    def read(self, start, index, left):
+        """A pack of the block from `start` on."""
+        return self.row.read(index - where(self.all, 0, start), left)
+
+    def write(self, start, index, left, pack):
+        """Keep it."""
+        self.row.write(index - where(self.all, 0, start), left, pack)
 
     def number(self, start):
         """Which of the tops is this block's."""
@@ -162,15 +179,16 @@ def total(pack):
     return folded(pack.to(FLOAT64), plus)
 
 
-def sums(start, stop, zero, count, terms):
-    """Sums over a block of so many packs, which `terms` gives for each pack of classes: in groups, then in double."""
+def sums(start, stop, like, count, add):
+    """Sums over a block of so many packs: `add` adds those of a pack of classes to them; in groups, then in double."""
+    zero = like.like(0.0)
     found = [Variables(total=zero, part=zero) for _ in range(count)]
     for group in each(start, stop, GROUP):
         for one in found:
             one.part = zero
-        for place in packs(group, smaller(group + GROUP, stop)):
-            for one, term in zip(found, terms(*place), strict=True):
-                one.part = one.part + term
+        for j, left in packs(group, smaller(group + GROUP, stop)):
+            for one, part in zip(found, add(j, left, *(one.part for one in found)), strict=True):
+                one.part = part
         for one in found:
             one.total = one.total + one.part
     return [total(one.total) for one in found]
@@ -181,45 +199,55 @@ def scan(row, classes, kept, target=None, s=None):
     nothing = total(kept.zero)
     found = Variables(top=nothing.like(-math.inf), rest=nothing, lost=nothing, mass=nothing, cross=nothing)
     for start, stop in blocks(classes):
-        part = Variables(top=kept.pack(-math.inf))
-        for j, left in packs(start, stop):
-            part.top = larger(row.read(j, left, -math.inf), part.top)
-        top = larger(folded(part.top, larger).to(FLOAT64), found.top)
+        top = larger(largest(row, start, stop, kept).to(FLOAT64), found.top)
         raised = top > found.top
         raise_top(found, top)
         found.top = top
         kept.tops[kept.number(start)] = top
         if target is not None:
             with when(target.dense):
-                mass, cross = target_sums(row, start, stop, top, kept, target, s)
+                mass, cross = target_sums(row, start, stop, finite(kept.pack(top)), target, s)
                 found.mass, found.cross = found.mass + mass, found.cross + cross
         rest, ties = exponential_sums(row, start, stop, top, kept)
         found.rest = found.rest + rest + where(raised, ties - 1.0, ties)
     return found.top, found.rest, found.mass, found.cross
 
 
+def largest(row, start, stop, kept):
+    """The largest logit of a block; a nan is passed over."""
+    tops = [Variables(pack=kept.pack(-math.inf)) for _ in range(4)]  # to hide the latency of a maximum
+    rest = stop - (stop - start) % (LANES * len(tops))
+    for j in each(start, rest, LANES * len(tops)):
+        for i, top in enumerate(tops):
+            top.pack = larger(row.read(j + LANES * i, None), top.pack)
+    for j, left in packs(rest, stop):
+        tops[0].pack = larger(row.read(j, left, -math.inf), tops[0].pack)
+    a, b, c, d = (top.pack for top in tops)
+    return folded(larger(larger(a, b), larger(c, d)), larger)
+
+
 def exponential_sums(row, start, stop, top, kept):
     """Keep exp(x - top); the sum of these, in which an x that is top counts 0, and how many are."""
     base = finite(kept.pack(top))
 
-    def terms(j, left):
+    def add(j, left, total, ties):
         x = row.read(j, left, -math.inf)
         e = exp_negative(x - base)
-        kept.spare.store(kept.place(start, j), e)
-        return where(x == base, 0.0, e), where(x == base, kept.pack(1.0), 0.0)
+        kept.write(start, j, left, e)
+        row.fetch(j + (stop - start))
+        return where(x == base, total, total + e), where(x == base, ties + 1.0, ties)
 
-    return sums(start, stop, kept.zero, 2, terms)
+    return sums(start, stop, kept.zero, 2, add)
 
 
-def target_sums(row, start, stop, top, kept, target, s):
-    """Sums of q and q * (x - top), where a q of 0 counts 0 even against inf."""
-    base = finite(kept.pack(top))
+def target_sums(row, start, stop, base, target, s):
+    """Sums of q and q * (x - base), where a q of 0 counts 0 even against inf."""
 
-    def terms(j, left):
+    def add(j, left, mass, cross):
         q = target.read(s, j, left)
-        return q, where(q != 0.0, q * (row.read(j, left) - base), 0.0)
+        return mass + q, cross + where(q != 0.0, q * (row.read(j, left) - base), 0.0)
 
-    return sums(start, stop, kept.zero, 2, terms)
+    return sums(start, stop, base, 2, add)
 
 
 def exponentials(row, classes, top, kept):
@@ -227,7 +255,7 @@ def exponentials(row, classes, top, kept):
     for start, stop in blocks(classes):
         with when(kept.all == 0):
             for j, left in packs(start, stop):
-                kept.spare.store(j - start, exp_negative(row.read(j, left, -math.inf) - kept.pack(top)))
+                kept.write(start, j, left, exp_negative(row.read(j, left, -math.inf) - kept.pack(top)))
         base = where(kept.all, kept.tops[kept.number(start)], top)
         yield start, stop, exp_negative(base - top), where(base == top, top.like(1.0), 2.0)
 
@@ -249,15 +277,16 @@ def logsumexp(x, out, counter, size, spare):
 @kernel
 def softmax(x, scale, out, counter, size, spare):
     """One pass over rows of at most KEPT classes; two and twice the exponentials over longer ones."""
-    logits, results, kept = Rows(x), Rows(out), Kept(spare, x.shape[1])
+    logits, results = Rows(x), Rows(out)
     for s in samples(x, counter, size):
         row, result = logits[s], results[s]
+        kept = Kept(spare, logits.classes, result)
         top, rest, *_ = scan(row, logits.classes, kept)
         factor = scale.at(s).to(FLOAT64) / (settled(top, rest) + 1.0)
         for start, stop, share, _ in exponentials(row, logits.classes, top, kept):
             slope = kept.pack(factor * share)
             for j, left in packs(start, stop):
-                result.write(j, left, kept.spare.load(kept.place(start, j)) * slope)
+                result.write(j, left, kept.read(start, j, left) * slope)
 
 
 @kernel
@@ -274,17 +303,20 @@ def log_softmax(x, out, counter, size, spare):
 
 def vjp(value, grad_output, out, counter, size, spare, term, gradient):
     """`term` of each class summed, then `gradient` from the sum; two passes over both arrays."""
-    zero, classes = spare.data.number(0.0), value.shape[1]
-    values, incoming, results = Rows(value), Rows(grad_output), Rows(out)
+    zero, values, incoming, results = spare.data.number(0.0), Rows(value), Rows(grad_output), Rows(out)
     for s in samples(value, counter, size):
-        p, g, result = values[s], incoming[s], results[s]
         found = Variables(total=total(zero))
-        for start, stop in blocks(classes):
-            (part,) = sums(start, stop, zero, 1, lambda j, left: [term(p.read(j, left), g.read(j, left))])
-            found.total = found.total + part
-        pack = zero.like(found.total)
-        for j, left in packs(0, classes):
-            result.write(j, left, gradient(p.read(j, left), g.read(j, left), pack))
+        for start, stop in blocks(values.classes):
+            found.total = found.total + term_sum(start, stop, zero, values[s], incoming[s], term)
+        for j, left in packs(0, values.classes):
+            g = gradient(values[s].read(j, left), incoming[s].read(j, left), zero.like(found.total))
+            results[s].write(j, left, g)
+
+
+def term_sum(start, stop, zero, p, g, term):
+    """The sum of term(p, g) over a block."""
+    (found,) = sums(start, stop, zero, 1, lambda j, left, part: [part + term(p.read(j, left), g.read(j, left))])
+    return found
 
 
 @kernel
@@ -324,10 +356,11 @@ def cross_entropy(
     x, labels, probs, weight, scale, keep, spread, z_loss, ignore_index, factor, loss, grad, counter, size, spare
 ):  # fmt: skip
     """One pass; for the gradient of rows of more than KEPT classes two, and twice the exponentials."""
-    logits, results, kept, target = Rows(x), Rows(grad), Kept(spare, x.shape[1]), Target(probs, weight, keep, spread)
+    logits, results, target = Rows(x), Rows(grad), Target(probs, weight, keep, spread)
     for s in samples(x, counter, size):
         with settling(labels, s, logits.classes, ignore_index, loss, grad, results):
-            row, k, hot, q_k, below = logits[s], None, keep * 0.0, keep * 0.0, keep * 0.0
+            row, result, k, hot, q_k, below = logits[s], results[s], None, keep * 0.0, keep * 0.0, keep * 0.0
+            kept = Kept(spare, logits.classes, result, grad.size > 0)
             if labels is not None:
                 k = labels.data[s]
                 own = weight.at(k).to(FLOAT64)
@@ -339,22 +372,25 @@ def cross_entropy(
             loss.data[s] = sample_loss(top, log_total, mass, cross, hot, below, z_loss)
             with when(grad.size > 0):
                 minus, z = scale.at(s).to(FLOAT64) * factor, (top + log_total) * (z_loss * 2.0)
-                share = minus / (rest + 1.0)
+                inverse = rest.like(1.0) / (rest + 1.0)
+                share = (mass + hot + z) * inverse
                 for start, stop, part, one in exponentials(row, logits.classes, top, kept):
-                    slope, one = kept.pack(share * (mass + hot + z) * part), kept.pack(one)
+                    slope, share_here, one = kept.pack(minus * share * part), kept.pack(share * part), kept.pack(one)
                     for j, left in packs(start, stop):
-                        e = kept.spare.load(kept.place(start, j))
+                        e = kept.read(start, j, left)
                         g = Variables(value=slope * e)
                         with when(target.dense):
                             q = target.read(s, j, left)
-                            g.value = g.value - q * kept.pack(minus)
+                            g.value = share_here * e - q
                             if probs is not None:
                                 with when(anywhere(e == one)):
-                                    likely = likely_gradient(rest, mass, hot, q.to(FLOAT64), 1.0, z) * share
-                                    g.value = where(e == one, likely.to(e.kind), g.value)
-                        results[s].write(j, left, g.value)
+                                    likely = likely_gradient(rest, mass, hot, q.to(FLOAT64), 1.0, z) * inverse
+                                    g.value = where(e == one, likely, g.value)
+                            g.value = g.value * kept.pack(minus)
+                        result.write(j, left, g.value)
                 if labels is not None:
-                    results[s][k] = share * likely_gradient(rest, mass, hot, q_k, exp_negative(below), z)
+                    patch = likely_gradient(rest, mass, hot, q_k, exp_negative(below), z)
+                    result[k] = minus * patch * inverse
 
 
 @kernel
@@ -364,24 +400,20 @@ def nll(x, labels, probs, weight, scale, ignore_index, factor, loss, grad, count
     target = Target(probs, weight, factor.like(1.0), factor.like(0.0))
     for s in samples(x, counter, size):
         with settling(labels, s, logits.classes, ignore_index, loss, grad, results):
-            row, result, minus = logits[s], results[s], scale.at(s).to(FLOAT64) * factor * -1.0
+            row, result, minus, k, own = logits[s], results[s], scale.at(s).to(FLOAT64) * factor * -1.0, None, None
             if labels is not None:
                 k = labels.data[s]
                 own = weight.at(k).to(FLOAT64)
                 loss.data[s] = own * row[k] * -1.0
-                with when(grad.size > 0):
-                    for j, left in packs(0, logits.classes):
-                        result.write(j, left, zero)
-                    result[k] = minus * own
             else:
                 found = Variables(total=total(zero))
                 for start, stop in blocks(logits.classes):
-                    def terms(j, left):
-                        q = target.read(s, j, left)
-                        return [where(q != 0.0, q * row.read(j, left), 0.0)]
-                    found.total = found.total - sums(start, stop, zero, 1, terms)[0]
+                    _, cross = target_sums(row, start, stop, zero, target, s)
+                    found.total = found.total - cross
                 loss.data[s] = found.total
-                with when(grad.size > 0):
-                    for j, left in packs(0, logits.classes):
-                        q = target.read(s, j, left)
-                        result.write(j, left, where(q != 0.0, q * zero.like(minus), 0.0))
+            with when(grad.size > 0):
+                for j, left in packs(0, logits.classes):
+                    q = zero if labels is not None else target.read(s, j, left)
+                    result.write(j, left, where(q != 0.0, q * zero.like(minus), 0.0))
+                if labels is not None:
+                    result[k] = minus * own

@@ -4,7 +4,7 @@ A tile is scratch memory [class][lane] in the computing type.
 """
 
 from ._formulas import narrow, widen
-from ._numba_trace import LANES, each, either, smaller, when, where
+from ._numba_trace import LANES, each, either, packs, smaller, when, where
 
 TILE = 64  # classes in one tile, which with LANES samples of float32 takes 8 KiB
 NUMBERS = LANES * TILE
@@ -56,9 +56,17 @@ class Rows:
     def copy(self, source, lanes, classes):
         """Take so many numbers from other rows; in one go where neither has gaps."""
         dense = (self.step == 1) & (source.step == 1) & (self.across == classes) & (source.across == classes)
-        for row in each(0, where(dense, 1, lanes)):
-            for c in each(0, where(dense, lanes * classes, classes)):
-                self[row, c] = source[row, c]
+        with when(dense):
+            for i, left in packs(0, lanes * classes):
+                if left is None:
+                    self.pointer.store(self.offset + i, source.pointer.load(source.offset + i))
+                else:
+                    for k in each(0, left):
+                        self.pointer[self.offset + i + k] = source.pointer[source.offset + i + k]
+        with when(dense == 0):
+            for lane in each(0, lanes):
+                for c in each(0, classes):
+                    self[lane, c] = source[lane, c]
 
 
 class Tiles:

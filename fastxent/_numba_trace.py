@@ -199,6 +199,17 @@ class Pointer:
         place, align = self._place(index, value.count)
         self.builder.store(value.code, place, align=align)
 
+    def fetch(self, index):
+        """Bring what a pack there takes into cache; there need not be anything."""
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        fetch = cgutils.get_or_insert_function(self.builder.module, function, "llvm.prefetch.p0")
+        line = 64 * 8 // self.kind.bitwidth
+        for i in range(0, LANES, line):
+            place = self.builder.gep(self.code, [(index + i).code])
+            options = [ir.Constant(number, n) for n in (0, 3, 1)]  # to read, in all caches, data
+            self.builder.call(fetch, [self.builder.bitcast(place, byte), *options])
+
     def __getitem__(self, index):
         return self.load(index, 0)
 
@@ -231,6 +242,9 @@ class Array:
         self.shape = [Value(builder, n, INT64) for n in cgutils.unpack_tuple(builder, array.shape)]
         strides = cgutils.unpack_tuple(builder, array.strides)
         self.strides = [Value(builder, builder.sdiv(n, size), INT64) for n in strides]
+        if kind.ndim == 2:  # an inner axis of length 1, which the compiler then knows
+            self.shape.append(self.shape[0].like(1))
+            self.strides.append(self.strides[0].like(0))
         self.size = Value(builder, array.nitems, INT64)
 
     def at(self, index):
@@ -333,7 +347,9 @@ def kernel(function):
         return types.none(*kinds), generate
 
     parameters = ["_context", *inspect.signature(function).parameters]
-    typed.__signature__ = inspect.Signature([inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in parameters])
+    typed.__signature__ = inspect.Signature(
+        [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in parameters]
+    )
     # Numba compiles functions of Python's bytecode only, and looks for its disk cache beside their file.
     space = {"write": intrinsic(typed), "__name__": function.__module__}
     exec(compile(f"def {function.__name__}({names}): write({names})", function.__code__.co_filename, "exec"), space)
