@@ -22,7 +22,7 @@ LEVELS = {
     "x86_64": {
         "": ["-march=x86-64-v2"],
         "_v3": ["-march=x86-64-v3"],
-        # GCC and Clang prefer 256-bit vectors on x86-64-v4 unless told.
+        # Clang prefers 256-bit vectors on x86-64-v4 unless told.
         "_v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
     },
 }

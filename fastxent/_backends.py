@@ -18,11 +18,11 @@ Array = NDArray[Any]
 class Kernels(Protocol):
     """The kernels of a backend: the narrow waist between checked problems and the machine.
 
-    Arrays are checked before they come here. `x` and its like are (outer, classes, inner) views with any strides, in
-    float32, float64, int16 (the bits of float16) or uint16 (the bits of bfloat16); everything is computed in float64
-    if `x` is float64, else in float32. Sample s = outer index * inner + inner index. Labels, `loss` and `scale` are
-    contiguous (samples,), `weight` is contiguous (classes,), and the last two may have length 1, which stands for a
-    constant; they and `loss` have the computing type. `out` and `grad` may be `x` itself.
+    Arrays are checked before they come here. `x` and its like are (outer, classes, inner) views with any strides, or
+    (outer, classes) for inner = 1; in float32, float64, int16 (the bits of float16) or uint16 (the bits of bfloat16).
+    Everything is computed in float64 if `x` is float64, else in float32. Sample s = outer index * inner + inner index.
+    Labels, `loss` and `scale` are contiguous (samples,), `weight` is contiguous (classes,), and the last two may have
+    length 1, which stands for a constant; they and `loss` have the computing type. `out` and `grad` may be `x` itself.
     """
 
     def logsumexp(self, x: Array, num_threads: int, out: Array) -> None:
@@ -42,18 +42,19 @@ class Kernels(Protocol):
 
     def cross_entropy(
         self, x: Array, target: Array, weight: Array, scale: Array, label_smoothing: float, z_loss: float,
-        ignore_index: int, factor: float, num_threads: int, loss: Array, grad: Array | None,
-    ) -> None:  # fmt: skip
+        ignore_index: int, factor: float, num_threads: int, loss: Array | None, grad: Array | None,
+    ) -> float:  # fmt: skip
         """loss_s = sum_j q_sj (lse_s - x_sj) + z_loss lse_s^2, and factor scale_s times its gradient.
 
         q_sj = weight_j ((1 - label_smoothing) t_sj + label_smoothing / classes), where t is `target`: probabilities
         like `x`, or labels, which stand for 1 at the label and 0 elsewhere. An ignored label gives loss and gradient 0.
+        Without `loss`, returns sum_s scale_s loss_s as `weighted_sum` would.
         """
 
     def nll(
         self, x: Array, target: Array, weight: Array, scale: Array, ignore_index: int, factor: float,
-        num_threads: int, loss: Array, grad: Array | None,
-    ) -> None:  # fmt: skip
+        num_threads: int, loss: Array | None, grad: Array | None,
+    ) -> float:  # fmt: skip
         """loss_s = -sum_j weight_j t_sj x_sj, and factor scale_s times its gradient."""
 
     def check_target(
@@ -132,5 +133,5 @@ def load(backend: str) -> Kernels:
 
 def in_force() -> tuple[Kernels, int]:
     """The kernels of the backend in force, and how many threads they may use."""
-    config = _config.current()
-    return load(config.backend), _config.num_threads(config)
+    backend, wanted = _config.current()
+    return load(backend), _config.num_threads(wanted)

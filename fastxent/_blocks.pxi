@@ -1,4 +1,4 @@
-# What every row kernel is made of: exp, storage types, and loops over one block of classes in L1.
+# What every kernel is made of: exp and log, storage types, and loops over one block of classes in L1.
 #
 # A block is a scratch array of BLOCK numbers in the computing type, filled to a multiple of LANES. Each loop below
 # runs over LANES independent lanes, so that compilers turn it into SIMD code of any width without being allowed to
@@ -6,7 +6,7 @@
 
 from libc.float cimport DBL_MAX, FLT_MAX
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
-from libc.math cimport INFINITY, NAN, exp, isinf, isnan, log1p
+from libc.math cimport INFINITY, NAN, isinf, isnan, rint
 
 cdef extern from * nogil:
     """
@@ -18,11 +18,11 @@ cdef extern from * nogil:
     static inline uint64_t fx_bits64(double x) { uint64_t b; memcpy(&b, &x, sizeof b); return b; }
     static inline float fx_float(uint32_t b) { float x; memcpy(&x, &b, sizeof x); return x; }
     #if defined(__GNUC__)
-    #define fx_prefetch(p) __builtin_prefetch(p)
+    #define fx_prefetch(p) __builtin_prefetch(p, 0, 2)
     #else
     #define fx_prefetch(p) ((void)(p))
     #endif
-    /* Stores past the cache, of as many bytes as the level's registers hold; the ends of a row in the ordinary way. */
+    /* Stores past the cache: of whole lines, as many bytes at once as the level's registers hold. */
     #if defined(__AVX512F__)
     #include <immintrin.h>
     #define FX_STREAM(p, q) _mm512_stream_si512((void*)(p), _mm512_loadu_si512(q))
@@ -38,22 +38,71 @@ cdef extern from * nogil:
     #endif
     static inline void fx_stream(char* target, const char* source, size_t bytes) {
     #ifdef FX_STREAMED
-        const size_t head = (64 - (size_t)target % 64) % 64;
-        if (bytes > head + 64) {
-            size_t i = head;
-            memcpy(target, source, head);
-            for (; i + 64 <= bytes; i += 64)
-                for (size_t j = 0; j < 64; j += FX_STREAMED) FX_STREAM(target + i + j, source + i + j);
-            memcpy(target + i, source + i, bytes - i);
-            return;
-        }
-    #endif
+        for (size_t i = 0; i < bytes; i += FX_STREAMED) FX_STREAM(target + i, source + i);
+    #else
         memcpy(target, source, bytes);
+    #endif
     }
-    static inline void fx_stream_end(void) {
+    /* Pieces that follow on one another are stored past the cache line by line, with nothing done to a line twice. */
+    typedef struct {
+        char* next;
+        size_t held; /* bytes of the line that `next` is in which are not stored yet */
+        char line[64];
+    } fx_sink;
+    static inline void fx_flush(fx_sink* sink) {
+        if (sink->held) memcpy(sink->next - sink->held, sink->line, sink->held);
+        sink->held = 0;
     #ifdef FX_STREAMED
         _mm_sfence();
     #endif
+    }
+    static inline void fx_send(fx_sink* sink, char* target, const char* source, size_t bytes) {
+        if (target != sink->next) {
+            fx_flush(sink);
+            sink->next = target;
+        }
+        const size_t begun = (size_t)target % 64;
+        if (begun) {
+            const size_t part = bytes < 64 - begun ? bytes : 64 - begun;
+            if (sink->held) {
+                memcpy(sink->line + begun, source, part);
+                sink->held += part;
+                if (begun + part == 64) fx_stream(target - begun, sink->line, 64), sink->held = 0;
+            } else {
+                memcpy(target, source, part);
+            }
+            target += part, source += part, bytes -= part;
+        }
+        const size_t whole = bytes / 64 * 64;
+        fx_stream(target, source, whole);
+        sink->held += bytes - whole;
+        memcpy(sink->line, source + whole, bytes - whole);
+        sink->next = target + bytes;
+    }
+    /* float16 by the processor's own conversion, where the level has it; returns how many it has done. */
+    static inline ptrdiff_t fx_widen_halves(const fx_half* x, ptrdiff_t count, float* y) {
+        ptrdiff_t i = 0;
+    #if defined(__AVX512F__)
+        for (; i + 16 <= count; i += 16)
+            _mm512_storeu_ps(y + i, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(x + i))));
+    #endif
+    #if defined(__F16C__)
+        for (; i + 8 <= count; i += 8)
+            _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(x + i))));
+    #endif
+        return i;
+    }
+    static inline ptrdiff_t fx_narrow_to_halves(const float* x, ptrdiff_t count, fx_half* y) {
+        ptrdiff_t i = 0;
+    #if defined(__AVX512F__)
+        for (; i + 16 <= count; i += 16)
+            _mm256_storeu_si256((__m256i*)(y + i), _mm512_cvtps_ph(_mm512_loadu_ps(x + i), 8));
+    #endif
+    #if defined(__F16C__)
+        for (; i + 8 <= count; i += 8)
+            _mm_storeu_si128((__m128i*)(y + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), 8));
+    #endif
+        return i;
     }
     static inline double fx_double(uint64_t b) { double x; memcpy(&x, &b, sizeof x); return x; }
     """
@@ -65,9 +114,14 @@ cdef extern from * nogil:
     uint64_t bits64 "fx_bits64"(double x)
     float float_from "fx_float"(uint32_t bits)
     void prefetch "fx_prefetch"(const void* p)
-    void stream_bytes "fx_stream"(char* target, const char* source, size_t bytes)
-    void stream_end "fx_stream_end"()
+    ctypedef struct Sink "fx_sink":
+        char* next
+        size_t held
+    void send "fx_send"(Sink* sink, char* target, const char* source, size_t bytes)
+    void flush "fx_flush"(Sink* sink)
     double double_from "fx_double"(uint64_t bits)
+    Py_ssize_t widen_halves "fx_widen_halves"(const half* x, Py_ssize_t count, float* y)
+    Py_ssize_t narrow_to_halves "fx_narrow_to_halves"(const float* x, Py_ssize_t count, half* y)
 
 ctypedef fused real:  # what we compute in
     float
@@ -81,6 +135,7 @@ ctypedef fused storage:  # what arrays hold
 
 cdef enum:
     LANES = 64  # four AVX-512 or eight AVX2 registers of float32: enough to hide the latency of an addition
+    AHEAD = 16384  # bytes from what is computed with to what is fetched into the cache
     BLOCK = 4096  # 16 KiB of float32: half of a 32 KiB L1, and short enough that lane sums stay accurate
 
 
@@ -89,9 +144,9 @@ cdef enum:
 
 cdef inline float exp_float(float x) noexcept nogil:
     # Cody-Waite reduction x = n ln2 + r, |r| <= ln2/2, then a minimax polynomial of relative error 3e-9.
-    # Adding 1.5 * 2**23 rounds to the integer n and leaves it in the low bits, ready to become the exponent.
-    cdef float shifted = x * <float>1.4426950408889634 + <float>12582912.0
-    cdef float n = shifted - <float>12582912.0
+    # Adding 1.5 * 2**23 + 127 rounds to the integer n and leaves it, biased, in the low bits: the exponent of 2**n.
+    cdef float shifted = x * <float>1.4426950408889634 + <float>12583039.0
+    cdef float n = shifted - <float>12583039.0
     cdef float r = (x - n * <float>0.693145751953125) - n * <float>1.428606765330187e-06
     cdef float p = <float>0.0013814584
     p = p * r + <float>0.008368724
@@ -101,13 +156,13 @@ cdef inline float exp_float(float x) noexcept nogil:
     p = p * r + <float>1.0
     p = p * r + <float>1.0
     # Below log(smallest normal number) the result is 0; nan fails the comparison and passes through p.
-    return <float>0.0 if x < <float>-87.33654 else p * float_from((bits32(shifted) << 23) + <uint32_t>0x3F800000)
+    return <float>0.0 if x < <float>-87.33654 else p * float_from(bits32(shifted) << 23)
 
 
 cdef inline double exp_double(double x) noexcept nogil:
-    # The same in double: 1.5 * 2**52, and degree 11 of relative error 4e-18.
-    cdef double shifted = x * 1.4426950408889634 + 6755399441055744.0
-    cdef double n = shifted - 6755399441055744.0
+    # The same in double: 1.5 * 2**52 + 1023, and degree 11 of relative error 4e-18.
+    cdef double shifted = x * 1.4426950408889634 + 6755399441056767.0
+    cdef double n = shifted - 6755399441056767.0
     cdef double r = (x - n * 0.6931471803691238) - n * 1.9082149292705877e-10
     cdef double p = 2.5000047713755167e-08
     p = p * r + 2.7630262866967239e-07
@@ -121,7 +176,7 @@ cdef inline double exp_double(double x) noexcept nogil:
     p = p * r + 0.50000000000000106375
     p = p * r + 1.0
     p = p * r + 1.0
-    return 0.0 if x < -708.3964185322641 else p * double_from((bits64(shifted) << 52) + <uint64_t>0x3FF0000000000000)
+    return 0.0 if x < -708.3964185322641 else p * double_from(bits64(shifted) << 52)
 
 
 cdef inline real exp_negative(real x) noexcept nogil:
@@ -130,6 +185,60 @@ cdef inline real exp_negative(real x) noexcept nogil:
         return exp_float(x)
     else:
         return exp_double(x)
+
+
+cdef inline real log1p_positive(real x) noexcept nogil:
+    """log(1 + x) for 0 <= x < 2**60, within 1.5 ulp."""
+    if real is float:
+        return log1p_float(x)
+    else:
+        return log1p_double(x)
+
+
+cdef inline float log1p_float(float x) noexcept nogil:
+    # 1 + x = 2**k m with m in [0.71, 1.41], then a polynomial in f = m - 1; f is x itself when k is 0.
+    cdef float one = 1
+    cdef float u = one + x
+    cdef uint32_t shifted = bits32(u) - <uint32_t>0x3F3504F3
+    cdef float k = <float>(<int>shifted >> 23)
+    cdef float m = float_from((shifted & <uint32_t>0x007FFFFF) + <uint32_t>0x3F3504F3)
+    cdef float f = x if k == <float>0 else m - one
+    # What rounding to u has lost, relative to it; a few bits of 1 / u = 2**-k / m will do.
+    cdef float lost = x - (u - one) if x < one else one - (u - x)
+    lost *= (one - f + f * f) * float_from(<uint32_t>0x3F800000 - (shifted & <uint32_t>0xFF800000))
+    cdef float p = <float>0.070376836292
+    p = p * f - <float>0.1151461031
+    p = p * f + <float>0.11676998740
+    p = p * f - <float>0.12420140846
+    p = p * f + <float>0.14249322787
+    p = p * f - <float>0.16668057665
+    p = p * f + <float>0.20000714765
+    p = p * f - <float>0.24999993993
+    p = p * f + <float>0.33333331174
+    cdef float square = f * f
+    cdef float tail = square * (f * p - <float>0.5)
+    tail = tail + (k * <float>1.428606765330187e-06 + lost if k != <float>0 else <float>0)
+    return k * <float>0.693145751953125 + (f + tail)
+
+
+cdef inline double log1p_double(double x) noexcept nogil:
+    # The same, with the polynomial of fdlibm in s = f / (2 + f).
+    cdef double u = 1 + x
+    cdef uint64_t shifted = bits64(u) - <uint64_t>0x3FE6A09E667F3BCD
+    cdef double k = <double>(<int64_t>shifted >> 52)
+    cdef double m = double_from((shifted & <uint64_t>0x000FFFFFFFFFFFFF) + <uint64_t>0x3FE6A09E667F3BCD)
+    cdef double lost = (x - (u - 1) if x < 1 else 1 - (u - x)) / u
+    cdef double f = x if k == 0 else m - 1
+    cdef double s = f / (2 + f)
+    cdef double z = s * s
+    cdef double w = z * z
+    cdef double p = 0.1818357216161805 + w * 0.14798198605116586
+    p = z * (0.6666666666666735 + w * (0.2857142874366239 + w * p))
+    p = p + w * (0.3999999999940942 + w * (0.22222198432149784 + w * 0.15313837699209373))
+    cdef double half_square = 0.5 * f * f
+    cdef double tail = s * (half_square + p)
+    tail = tail + (k * 1.9082149292705877e-10 + lost if k != 0 else 0)
+    return k * 0.6931471803691238 + (f - (half_square - tail))
 
 
 # --- storage types -----------------------------------------------------------------------------------------------
@@ -170,9 +279,13 @@ cdef inline uint16_t bfloat16_from_float(float x) noexcept nogil:
 cdef inline void load(const storage* source, Py_ssize_t step, Py_ssize_t count, real* block) noexcept nogil:
     """block[:count] = source[: count * step : step], widened."""
     cdef Py_ssize_t j
-    if step == 1:  # known to be contiguous, the loop vectorises
-        for j in range(count):
-            block[j] = widen(source + j, block)
+    if step == 1:  # known to be contiguous, the loops vectorise
+        if storage is half and real is float:
+            for j in range(widen_halves(source, count, block), count):
+                block[j] = widen(source + j, block)
+        else:
+            for j in range(count):
+                block[j] = widen(source + j, block)
     else:
         for j in range(count):
             block[j] = widen(source + j * step, block)
@@ -191,8 +304,12 @@ cdef inline void store(const real* block, Py_ssize_t count, storage* target, Py_
     """target[: count * step : step] = block[:count], rounded once."""
     cdef Py_ssize_t j
     if step == 1:
-        for j in range(count):
-            narrow(block[j], target + j)
+        if storage is half and real is float:
+            for j in range(narrow_to_halves(block, count, target), count):
+                narrow(block[j], target + j)
+        else:
+            for j in range(count):
+                narrow(block[j], target + j)
     else:
         for j in range(count):
             narrow(block[j], target + j * step)
@@ -219,7 +336,7 @@ cdef inline Py_ssize_t fill_up(real* block, Py_ssize_t count, real value) noexce
 
 
 cdef inline double lanes_sum(const real* lanes) noexcept nogil:
-    """Sum in double, four by four: one after the other, the additions would wait for each other."""
+    """Sum in double, in several sums: one after the other, the additions would wait for each other."""
     cdef double quarter[16]
     cdef double few[4]
     cdef Py_ssize_t i
@@ -235,97 +352,109 @@ cdef inline real larger(real a, real b) noexcept nogil:
 
 
 cdef inline real lanes_max(const real* lanes) noexcept nogil:
+    cdef real half[32]
     cdef real quarter[16]
-    cdef real few[4]
+    cdef real eighth[8]
     cdef Py_ssize_t i
+    for i in range(32):
+        half[i] = larger(lanes[i], lanes[i + 32])
     for i in range(16):
-        quarter[i] = larger(larger(lanes[i], lanes[i + 16]), larger(lanes[i + 32], lanes[i + 48]))
-    for i in range(4):
-        few[i] = larger(larger(quarter[i], quarter[i + 4]), larger(quarter[i + 8], quarter[i + 12]))
-    return larger(larger(few[0], few[1]), larger(few[2], few[3]))
+        quarter[i] = larger(half[i], half[i + 16])
+    for i in range(8):
+        eighth[i] = larger(quarter[i], quarter[i + 8])
+    return larger(
+        larger(larger(eighth[0], eighth[1]), larger(eighth[2], eighth[3])),
+        larger(larger(eighth[4], eighth[5]), larger(eighth[6], eighth[7])),
+    )
 
 
 cdef inline real block_max(const real* block, Py_ssize_t count) noexcept nogil:
     """The largest number, nan passed over; -inf for nan alone."""
     cdef real lanes[LANES]
-    cdef Py_ssize_t j, lane
+    cdef Py_ssize_t lane, start = 0
     for lane in range(LANES):
         lanes[lane] = -INFINITY
-    for j in range(count // LANES):
+    if count < LANES:
+        for lane in range(count):
+            lanes[0] = larger(block[lane], lanes[0])
+        return lanes[0]
+    while True:
         for lane in range(LANES):
-            lanes[lane] = larger(block[j * LANES + lane], lanes[lane])
-    for j in range(count // LANES * LANES, count):
-        lanes[j % LANES] = larger(block[j], lanes[j % LANES])
-    return lanes_max(lanes)
+            lanes[lane] = larger(block[start + lane], lanes[lane])
+        if start + LANES >= count:
+            return lanes_max(lanes)
+        start = min(start + LANES, count - LANES)  # the last lanes overlap, which does a maximum no harm
 
 
 cdef inline Py_ssize_t block_find(const real* block, Py_ssize_t count, real value) noexcept nogil:
-    """The first position of `value`, or -1."""
-    cdef Py_ssize_t j, lane
-    cdef int seen
-    for j in range(count // LANES):
-        seen = 0
-        for lane in range(LANES):
-            seen |= block[j * LANES + lane] == value
-        if seen:
-            for lane in range(LANES):
-                if block[j * LANES + lane] == value:
-                    return j * LANES + lane
-    for j in range(count // LANES * LANES, count):
-        if block[j] == value:
-            return j
-    return -1
+    """The first position of `value`, or `count`."""
+    cdef int at = <int>count, j
+    for j in range(<int>count):
+        at = min(at, j if block[j] == value else <int>count)
+    return at
 
 
 cdef inline void add_exp(
-    const real* x, Py_ssize_t groups, real top, real* e, real* lanes, Py_ssize_t ahead
+    const real* x, Py_ssize_t groups, real top, bint apart, real* e, real* total, real* rest, const char* ahead,
+    Py_ssize_t lines,
 ) noexcept nogil:
-    """e = exp(x - top), added to the lanes; meanwhile x is fetched that many bytes ahead."""
-    cdef real value
-    cdef Py_ssize_t j, lane
-    for j in range(groups):
-        prefetch(<const char*>(x + j * LANES) + ahead)
-        prefetch(<const char*>(x + j * LANES) + ahead + 64)
-        prefetch(<const char*>(x + j * LANES) + ahead + 128)
-        prefetch(<const char*>(x + j * LANES) + ahead + 192)
-        for lane in range(LANES):
-            value = exp_negative(<real>(x[j * LANES + lane] - top))
-            e[j * LANES + lane] = value
-            lanes[lane] += value
+    """e = exp(x - top) (NULL: nowhere), added to the lanes of `total`, and if `apart` where x != top also to `rest`.
 
-
-cdef inline double block_exp_sum(const real* x, Py_ssize_t count, real top, Py_ssize_t skip, real* e) noexcept nogil:
-    """e = exp(x - top), and its sum without class `skip` (-1: no such class).
-
-    x may be e. The group of `skip` and the last, partial one are put right elsewhere, so that x is only read.
+    Meanwhile what is needed soon is fetched: so many cache lines for each group, from `ahead` on.
     """
-    cdef real lanes[LANES]
-    cdef real edge[LANES]
-    cdef Py_ssize_t lane, groups = count // LANES, special = groups
-    cdef Py_ssize_t tail = groups * LANES, ahead = count * sizeof(real)
+    cdef real totals[LANES]  # what nothing else can point to stays in registers
+    cdef real rests[LANES]
+    cdef real values[LANES]
+    cdef real zero = 0
+    cdef bint below
+    cdef Py_ssize_t j, lane, line
     for lane in range(LANES):
-        lanes[lane] = 0
-    if 0 <= skip < tail:
-        special = skip // LANES
+        totals[lane], rests[lane] = total[lane], rest[lane]
+    for j in range(groups):
+        for line in range(lines):
+            prefetch(ahead + (j * lines + line) * 64)
         for lane in range(LANES):
-            e[special * LANES + lane] = x[special * LANES + lane]
-        e[skip] = -INFINITY
-        add_exp(e + special * LANES, 1, top, e + special * LANES, lanes, ahead)
-        add_exp(x + (special + 1) * LANES, groups - special - 1, top, e + (special + 1) * LANES, lanes, ahead)
-    add_exp(x, special, top, e, lanes, ahead)
+            values[lane] = x[j * LANES + lane] - top
+        for lane in range(LANES):
+            below = values[lane] != 0
+            values[lane] = exp_negative(values[lane])
+            totals[lane] += values[lane]
+            if apart:
+                rests[lane] += values[lane] if below else zero
+        if e != NULL:
+            for lane in range(LANES):
+                e[j * LANES + lane] = values[lane]
+    for lane in range(LANES):
+        total[lane], rest[lane] = totals[lane], rests[lane]
+
+
+cdef inline double block_exp_sum(
+    const real* x, Py_ssize_t count, real top, bint apart, real* e, const char* ahead, Py_ssize_t lines
+) noexcept nogil:
+    """e = exp(x - top), which may replace x or be NULL, and its sum, if `apart` without one class where x = top."""
+    cdef real total[LANES]
+    cdef real rest[LANES]
+    cdef real edge[LANES]
+    cdef double sum_, others
+    cdef Py_ssize_t lane, groups = count // LANES, tail = count // LANES * LANES
+    for lane in range(LANES):
+        total[lane] = rest[lane] = 0
+        edge[lane] = -INFINITY
+    if apart:
+        add_exp(x, groups, top, True, e, total, rest, ahead, lines)
+    else:
+        add_exp(x, groups, top, False, e, total, rest, ahead, lines)
     if tail < count:
-        for lane in range(LANES):
-            edge[lane] = -INFINITY
         for lane in range(count - tail):
             edge[lane] = x[tail + lane]
-        if skip >= tail:
-            edge[skip - tail] = -INFINITY
-        add_exp(edge, 1, top, edge, lanes, 0)
-        for lane in range(count - tail):
+        add_exp(edge, 1, top, apart, edge, total, rest, ahead, 0)
+        for lane in range(count - tail if e != NULL else 0):
             e[tail + lane] = edge[lane]
-    if skip >= 0:
-        e[skip] = 1
-    return lanes_sum(lanes)
+    sum_ = lanes_sum(total)
+    if not apart:
+        return sum_
+    others = lanes_sum(rest)
+    return others + (rint(sum_ - others) - 1)  # as many ones as there are classes with x = top
 
 
 cdef inline double block_sum(const real* block, Py_ssize_t count) noexcept nogil:

@@ -157,7 +157,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_alone_after_fork)
 
 
-def num_threads(config: Config | None = None) -> int:
-    """Threads that a call may use under `config`, by default the one in force."""
-    wanted = (config or current()).num_threads
+def num_threads(wanted: int | None) -> int:
+    """Threads that a call may use where so many are wanted."""
     return _processors if wanted is None else min(wanted, _processors)

@@ -32,11 +32,12 @@ def config_report() -> dict[str, dict[str, Any]]:
     """Everything that `show_config` prints, as nested dicts."""
     level = _backends.choose_level()
     build = _backends.load("cython").BUILD  # type: ignore[attr-defined]
+    threads = _config.num_threads(_config.current().num_threads)
     return {
         "fastxent": {"version": __version__, **_config.get_config()},
         "cython build": {"level": level, "levels here": ", ".join(_backends.available_levels()), **build},
         "backends": {name: _backend_state(name) for name in _config.BACKENDS if name != "auto"},
-        "threads": {"used": _config.num_threads(_config.current()), "processors": _config.count_processors()},
+        "threads": {"used": threads, "processors": _config.count_processors()},
         "platform": {"machine": platform.machine(), "python": platform.python_version(), "numpy": np.__version__},
         "optional packages": {name: _installed(name) for name in OPTIONAL},
     }

@@ -22,11 +22,30 @@ cdef enum:
     GRAIN = 32768  # elements in one task: about 5 us of work, below which a team of threads costs more than it gives
     SAMPLES = 8192  # per-sample numbers in one partial sum
     MAX_CHUNKS = 1024  # partial sums: more samples make them longer
-    SUM_LANES = 16
+    SUM_LANES = 32
+    MAX_TASKS = 1024  # more samples make them longer
 
 cdef enum:
     MAX_KEPT = 256  # blocks whose tops are remembered: a million classes
-    MAX_SCRATCH = 65536  # classes whose exponentials are kept in scratch: 256 KiB of float32, a part of any L2
+    LEAST_SCRATCH = 1 << 18  # bytes, a part of any second-level cache
+
+cdef extern from * nogil:
+    """
+    #if defined(__unix__) || defined(__APPLE__)
+    #include <unistd.h>
+    #endif
+    static ptrdiff_t fx_second_cache(void) {
+    #ifdef _SC_LEVEL2_CACHE_SIZE
+        return sysconf(_SC_LEVEL2_CACHE_SIZE);
+    #else
+        return 0;
+    #endif
+    }
+    """
+    Py_ssize_t second_cache "fx_second_cache"()
+
+# Bytes of exponentials that a thread keeps for a row's gradient: half of its second-level cache.
+cdef Py_ssize_t max_scratch = max(<Py_ssize_t>LEAST_SCRATCH, second_cache() // 2)
 
 cdef struct Tensor:
     char* data
@@ -45,17 +64,40 @@ cdef struct Job:
     Py_ssize_t tiles  # of TILE_CLASSES classes, for lane kernels
     bint lanes  # whether lane kernels are to run
     bint direct  # whether row kernels may compute where the result goes
-    bint streamed  # whether the result goes past the cache
+    bint scratch  # whether rows keep their exponentials in scratch memory
+    bint streamed  # whether the result is stored past the cache
     Tensor x  # (outer, classes, inner): logits, log-probabilities or probabilities
     Tensor y  # (outer, classes, inner): target probabilities or the incoming gradient
     Tensor out  # (outer, classes, inner): result or gradient
     const int64_t* labels  # (samples,)
     Constants weight  # (classes,)
     Constants scale  # (samples,)
-    void* per_sample  # (samples,): loss or log-sum-exp
+    void* per_sample  # (samples,): loss or log-sum-exp; NULL if losses are only summed
     double keep, spread, z_loss  # the target is keep * target + spread
     double factor  # of every sample's gradient
     int64_t ignore_index
+
+cdef struct Work:  # what a task has under way
+    double total[LANES]  # sum of the weighted losses; rows use the first
+    double error[LANES]  # what rounding has taken from it
+    Sink sink
+
+
+cdef inline void add(double* total, double* error, double term) noexcept nogil:
+    """Knuth's two-sum: total + error stays the exact sum."""
+    cdef double before = total[0]
+    cdef double after = before + term
+    cdef double shift = after - before
+    error[0] += (before - (after - shift)) + (term - shift)
+    total[0] = after
+
+
+cdef inline double settle(double total, double error) noexcept nogil:
+    return total + error if not isinf(total) else total  # beside inf the error is nan
+
+
+cdef inline double weighted(double value, double weight) noexcept nogil:
+    return value * weight if value != 0 else 0  # the loss of an ignored sample, whatever its weight
 
 
 # --- one block of one sample -------------------------------------------------------------------------------------
@@ -97,33 +139,28 @@ cdef inline const real* logits_block(
     return block
 
 
-cdef inline void write(
-    const Tensor* tensor, char* sample, Py_ssize_t b, Py_ssize_t classes, const real* block, bint streamed
-) noexcept nogil:
-    cdef Py_ssize_t count = min(classes - b * BLOCK, BLOCK)
-    cdef char* target = sample + b * BLOCK * tensor.step * tensor.itemsize
-    if streamed:
-        stream_bytes(target, <const char*>block, count * sizeof(real))
-    elif tensor.storage == FLOAT32:
-        store(block, count, <float*>target, tensor.step)
-    elif tensor.storage == FLOAT64:
-        store(block, count, <double*>target, tensor.step)
-    elif tensor.storage == FLOAT16:
-        store(block, count, <half*>target, tensor.step)
+cdef inline void write(const Job* job, Py_ssize_t s, Py_ssize_t b, const real* block, Work* work) noexcept nogil:
+    """The b-th BLOCK of a sample's results."""
+    cdef uint16_t narrowed[BLOCK]
+    cdef const Tensor* out = &job.out
+    cdef Py_ssize_t step = out.step, count = min(job.classes - b * BLOCK, BLOCK)
+    cdef char* place = sample_at(out, job.inner, s) + b * BLOCK * step * out.itemsize
+    cdef char* target = place
+    if job.streamed and is_plain(out, block):
+        send(&work.sink, place, <const char*>block, count * out.itemsize)
+        return
+    if job.streamed:
+        target = <char*>narrowed
+    if out.storage == FLOAT32:
+        store(block, count, <float*>target, step)
+    elif out.storage == FLOAT64:
+        store(block, count, <double*>target, step)
+    elif out.storage == FLOAT16:
+        store(block, count, <half*>target, step)
     else:
-        store(block, count, <bfloat16*>target, tensor.step)
-
-
-cdef inline void write_one(const Tensor* tensor, char* sample, Py_ssize_t j, const real* value) noexcept nogil:
-    cdef char* target = sample + j * tensor.step * tensor.itemsize
-    if tensor.storage == FLOAT32:
-        store(value, 1, <float*>target, 1)
-    elif tensor.storage == FLOAT64:
-        store(value, 1, <double*>target, 1)
-    elif tensor.storage == FLOAT16:
-        store(value, 1, <half*>target, 1)
-    else:
-        store(value, 1, <bfloat16*>target, 1)
+        store(block, count, <bfloat16*>target, step)
+    if job.streamed:
+        send(&work.sink, place, target, count * out.itemsize)
 
 
 cdef inline double read_one(const Tensor* tensor, const char* sample, Py_ssize_t j) noexcept nogil:

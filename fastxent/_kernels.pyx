@@ -11,7 +11,7 @@ This file is compiled once per instruction-set level (see setup.py), so nothing 
 cimport numpy as cnp
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
-from cython.parallel cimport prange
+from cython.parallel cimport prange, threadid
 
 include "_blocks.pxi"
 include "_job.pxi"
@@ -63,7 +63,7 @@ cdef Tensor as_tensor(cnp.ndarray a):
     tensor.data = cnp.PyArray_BYTES(a)
     tensor.outer = cnp.PyArray_STRIDE(a, 0) // tensor.itemsize
     tensor.step = cnp.PyArray_STRIDE(a, 1) // tensor.itemsize
-    tensor.inner = cnp.PyArray_STRIDE(a, 2) // tensor.itemsize
+    tensor.inner = cnp.PyArray_STRIDE(a, 2) // tensor.itemsize if cnp.PyArray_NDIM(a) > 2 else 0
     if kind == cnp.NPY_FLOAT32:
         tensor.storage = FLOAT32
     elif kind == cnp.NPY_FLOAT64:
@@ -88,26 +88,27 @@ cdef Job new_job(Operation operation, cnp.ndarray x, cnp.ndarray y, cnp.ndarray 
     cdef Job job
     memset(&job, 0, sizeof(job))
     job.operation = operation
-    job.samples = cnp.PyArray_DIM(x, 0) * cnp.PyArray_DIM(x, 2)
+    job.inner = cnp.PyArray_DIM(x, 2) if cnp.PyArray_NDIM(x) > 2 else 1
+    job.samples = cnp.PyArray_DIM(x, 0) * job.inner
     job.classes = cnp.PyArray_DIM(x, 1)
     job.blocks = (job.classes + BLOCK - 1) // BLOCK
     job.tiles = (job.classes + TILE_CLASSES - 1) // TILE_CLASSES
-    job.inner = max(1, cnp.PyArray_DIM(x, 2))
+    job.inner = max(1, job.inner)
     job.x = as_tensor(x)
     if y is not None:
         job.y = as_tensor(y)
     if out is not None:
         job.out = as_tensor(out)
     job.lanes = use_lanes(&job)
-    if job.x.storage == FLOAT64:
-        job.direct = is_plain(&job.out, <const double*>NULL)
-    else:
-        job.direct = is_plain(&job.out, <const float*>NULL)
+    cdef bint fits = job.classes * (8 if job.x.storage == FLOAT64 else 4) <= max_scratch
     job.streamed = (
-        job.direct and job.x.data != job.out.data and (job.classes <= MAX_SCRATCH)
+        out is not None and job.out.step == 1 and job.out.data != job.x.data and job.out.data != job.y.data
+        and (fits or job.operation != CROSS_ENTROPY and job.operation != SOFTMAX)
         and job.samples * job.classes * job.out.itemsize >= STREAM_BYTES
     )
-    job.direct = job.direct and not job.streamed
+    if not job.streamed:
+        job.direct = job.out.step == 1 and job.out.storage == (FLOAT64 if job.x.storage == FLOAT64 else FLOAT32)
+    job.scratch = fits and job.blocks > 1 and out is not None and not (job.direct or job.lanes)
     return job
 
 
@@ -130,7 +131,8 @@ cdef Job new_loss(
         job.labels = <const int64_t*>cnp.PyArray_DATA(target)
     job.weight = as_constants(weight)
     job.scale = as_constants(scale)
-    job.per_sample = cnp.PyArray_DATA(loss)
+    if loss is not None:
+        job.per_sample = cnp.PyArray_DATA(loss)
     job.ignore_index = ignore_index
     job.factor = factor
     job.keep = 1
@@ -174,21 +176,25 @@ def cross_entropy(
     cnp.ndarray x, cnp.ndarray target, cnp.ndarray weight, cnp.ndarray scale, double label_smoothing, double z_loss,
     int64_t ignore_index, double factor, int num_threads, cnp.ndarray loss, cnp.ndarray grad,
 ):
+    cdef double total
     cdef Job job = new_loss(CROSS_ENTROPY, x, target, weight, scale, ignore_index, factor, loss, grad)
     job.keep = 1 - label_smoothing
     job.spread = label_smoothing / job.classes
     job.z_loss = z_loss
     with nogil:
-        run(&job, num_threads)
+        total = run(&job, num_threads)
+    return total
 
 
 def nll(
     cnp.ndarray x, cnp.ndarray target, cnp.ndarray weight, cnp.ndarray scale, int64_t ignore_index, double factor,
     int num_threads, cnp.ndarray loss, cnp.ndarray grad,
 ):
+    cdef double total
     cdef Job job = new_loss(NLL, x, target, weight, scale, ignore_index, factor, loss, grad)
     with nogil:
-        run(&job, num_threads)
+        total = run(&job, num_threads)
+    return total
 
 
 def check_target(

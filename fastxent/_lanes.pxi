@@ -52,23 +52,21 @@ cdef inline void scan_tile(
 
 cdef inline void raise_tops(const real* tile, Py_ssize_t b, Py_ssize_t classes, real* state) noexcept nogil:
     """The new maximum and its class in every lane; what was summed under the old one is rescaled."""
-    cdef real* top = state + TOP
-    cdef real* at = state + AT
-    cdef real* old = state + SCRATCH
-    cdef real value, rest, lost, mass, cross, before, rise, scale, c_real, zero = 0, one = 1
+    cdef real top[LANES]  # what nothing else can point to stays in registers
+    cdef real at[LANES]
+    cdef real value, rest, lost, mass, cross, before, rise, scale, zero = 0, one = 1
+    cdef real c_real = <real>(b * TILE_CLASSES)
     cdef Py_ssize_t c, lane
     for lane in range(LANES):
-        old[lane] = top[lane]
+        top[lane], at[lane] = state[TOP + lane], state[AT + lane]
     for c in range(classes):
-        c_real = <real>(b * TILE_CLASSES + c)
         for lane in range(LANES):
-            value = tile[c * LANES + lane]
-            at[lane] = c_real if value > top[lane] else at[lane]
-            top[lane] = value if value > top[lane] else top[lane]
-    if b == 0:
-        return
-    for lane in range(LANES):
-        before = old[lane]
+            value = larger(tile[c * LANES + lane], top[lane])
+            at[lane] = at[lane] if value == top[lane] else c_real
+            top[lane] = value
+        c_real += one
+    for lane in range(LANES if b > 0 else 0):
+        before = state[TOP + lane]
         rise = top[lane] - before  # may overflow to inf
         rise = rise if before != -INFINITY else zero  # nothing has been summed yet
         scale = exp_negative(<real>-rise)
@@ -78,6 +76,8 @@ cdef inline void raise_tops(const real* tile, Py_ssize_t b, Py_ssize_t classes, 
         state[LOST + lane] = zero if rise > zero else lost
         mass, cross = state[MASS + lane], state[CROSS + lane]
         state[CROSS + lane] = cross - mass * rise if mass != zero else cross
+    for lane in range(LANES):
+        state[TOP + lane], state[AT + lane] = top[lane], at[lane]
 
 
 cdef inline real finite_top(real top) noexcept nogil:
@@ -89,23 +89,29 @@ cdef inline void add_exponentials(real* tile, Py_ssize_t b, Py_ssize_t classes, 
     cdef real total[LANES]
     cdef real part[LANES]
     cdef real tops[LANES]
-    cdef real e, c_real
+    cdef real at[LANES]
+    cdef real values[LANES]
+    cdef real c_real = <real>(b * TILE_CLASSES), zero = 0, one = 1
     cdef Py_ssize_t c, lane, start = 0
-    set_lanes(total, <real>0)
     for lane in range(LANES):
-        tops[lane] = finite_top(state[TOP + lane])
+        total[lane] = 0
+        tops[lane], at[lane] = finite_top(state[TOP + lane]), state[AT + lane]
     while start < classes:
-        set_lanes(part, <real>0)
+        for lane in range(LANES):
+            part[lane] = 0
         for c in range(start, min(start + GROUP, classes)):
-            c_real = <real>(b * TILE_CLASSES + c)
             for lane in range(LANES):
-                e = exp_negative(<real>(tile[c * LANES + lane] - tops[lane]))
-                tile[c * LANES + lane] = e
-                part[lane] += <real>0 if c_real == state[AT + lane] else e
+                values[lane] = exp_negative(<real>(tile[c * LANES + lane] - tops[lane]))
+            for lane in range(LANES):
+                tile[c * LANES + lane] = values[lane]
+                part[lane] += zero if c_real == at[lane] else values[lane]
+            c_real += one
         for lane in range(LANES):
             total[lane] += part[lane]
         start += GROUP
-    add_lanes(state + REST, state + LOST, total)
+    for lane in range(LANES):
+        values[lane] = total[lane]
+    add_lanes(state + REST, state + LOST, values)
 
 
 cdef inline void add_target(const real* tile, const real* q, Py_ssize_t classes, real* state) noexcept nogil:
@@ -174,7 +180,7 @@ cdef inline void logsumexp_tile(
 
 
 cdef inline void softmax_tile(
-    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* state
+    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* state, Work* work
 ) noexcept nogil:
     cdef real one = 1
     cdef Py_ssize_t b, c, lane
@@ -188,7 +194,7 @@ cdef inline void softmax_tile(
         for c in range(min(job.classes - b * TILE_CLASSES, TILE_CLASSES)):
             for lane in range(LANES):
                 tile[c * LANES + lane] = tile[c * LANES + lane] * state[FACTOR + lane]
-        write_tile(job, first, count, b, tile)
+        write_tile(job, first, count, b, tile, work)
 
 
 cdef inline void read_scale(const Job* job, Py_ssize_t first, Py_ssize_t count, real* state) noexcept nogil:
@@ -202,7 +208,7 @@ cdef inline void read_scale(const Job* job, Py_ssize_t first, Py_ssize_t count, 
 
 
 cdef inline void log_softmax_tile(
-    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* state
+    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* state, Work* work
 ) noexcept nogil:
     cdef Py_ssize_t b, c, lane, classes
     scan_tile(job, first, count, tile, <real*>NULL, state)
@@ -214,17 +220,16 @@ cdef inline void log_softmax_tile(
         for c in range(classes):
             for lane in range(LANES):
                 tile[c * LANES + lane] = (tile[c * LANES + lane] - state[TOP + lane]) - state[FACTOR + lane]
-        write_tile(job, first, count, b, tile)
+        write_tile(job, first, count, b, tile, work)
 
 
 cdef inline void cross_entropy_tile(
-    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* q, real* state
+    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* q, real* state, Work* work
 ) noexcept nogil:
     """`cross_entropy_sample` for LANES samples."""
     cdef bint labelled = job.y.storage == NO_ARRAY
     cdef bint dense = not labelled or job.spread != 0
     cdef bint skips = read_labels(job, first, count, state) if labelled else False
-    cdef real* result = <real*>job.per_sample + first
     cdef real log_total, lse, below, loss, z_loss = job.z_loss, two_z = 2 * job.z_loss
     cdef Py_ssize_t lane
     scan_tile(job, first, count, tile, q if dense else <real*>NULL, state)
@@ -241,10 +246,28 @@ cdef inline void cross_entropy_tile(
         state[FACTOR + lane] = two_z * lse
     if skips:
         skip_lanes(job, first, count, state + SCRATCH, state)
-    for lane in range(count):
-        result[lane] = state[SCRATCH + lane]
+    put_losses(job, first, count, state + SCRATCH, work)
     if job.out.storage != NO_ARRAY:
-        cross_entropy_gradient_tile(job, first, count, tile, q if dense else <real*>NULL, skips, state)
+        cross_entropy_gradient_tile(job, first, count, tile, q if dense else <real*>NULL, skips, state, work)
+
+
+cdef inline void put_losses(
+    const Job* job, Py_ssize_t first, Py_ssize_t count, const real* losses, Work* work
+) noexcept nogil:
+    """Where the caller wants them, or into the sums: of floats without compensation, their products are exact."""
+    cdef real* result = <real*>job.per_sample + first
+    cdef const real* scale = <const real*>job.scale.data + first * job.scale.step
+    cdef double constant = scale[0]
+    cdef Py_ssize_t lane
+    if job.per_sample != NULL:
+        for lane in range(count):
+            result[lane] = losses[lane]
+    elif real is float and count == LANES and job.scale.step == 0:
+        for lane in range(LANES):
+            work.total[lane] += weighted(losses[lane], constant)
+    else:
+        for lane in range(count):
+            add(&work.total[lane], &work.error[lane], weighted(losses[lane], scale[lane * job.scale.step]))
 
 
 cdef inline void skip_lanes(
@@ -284,13 +307,20 @@ cdef inline bint read_labels(const Job* job, Py_ssize_t first, Py_ssize_t count,
 
 cdef inline void pick_labels(const real* tile, Py_ssize_t b, Py_ssize_t classes, real* state) noexcept nogil:
     """BELOW = x[label], where the label is in this tile."""
-    cdef real c_real, value, other  # loaded first: a load that depends on a condition is no SIMD code below AVX
+    cdef real label[LANES]
+    cdef real at_label[LANES]
+    cdef real value  # loaded first: a load that depends on a condition is no SIMD code below AVX
+    cdef real c_real = <real>(b * TILE_CLASSES), one = 1
     cdef Py_ssize_t c, lane
+    for lane in range(LANES):
+        label[lane], at_label[lane] = state[LABEL + lane], state[BELOW + lane]
     for c in range(classes):
-        c_real = <real>(b * TILE_CLASSES + c)
         for lane in range(LANES):
-            value, other = tile[c * LANES + lane], state[BELOW + lane]
-            state[BELOW + lane] = value if state[LABEL + lane] == c_real else other
+            value = tile[c * LANES + lane]
+            at_label[lane] = value if label[lane] == c_real else at_label[lane]
+        c_real += one
+    for lane in range(LANES):
+        state[BELOW + lane] = at_label[lane]
 
 
 cdef inline void use_likeliest(const Job* job, Py_ssize_t first, Py_ssize_t count, real* state) noexcept nogil:
@@ -303,7 +333,7 @@ cdef inline void use_likeliest(const Job* job, Py_ssize_t first, Py_ssize_t coun
 
 
 cdef inline void cross_entropy_gradient_tile(
-    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* q, bint skips, real* state
+    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* q, bint skips, real* state, Work* work
 ) noexcept nogil:
     """`cross_entropy_gradient` for LANES samples; the gradient of class LABEL is PATCH."""
     cdef real total, e_k, t_k, z, rest, one = 1
@@ -327,27 +357,34 @@ cdef inline void cross_entropy_gradient_tile(
         if q != NULL and job.tiles > 1:
             read_target_tile(job, first, count, b, min(job.classes - b * TILE_CLASSES, TILE_CLASSES), q)
         finish_gradient(tile, q, b, min(job.classes - b * TILE_CLASSES, TILE_CLASSES), skips, state)
-        write_tile(job, first, count, b, tile)
+        write_tile(job, first, count, b, tile, work)
 
 
 cdef inline void finish_gradient(
     real* tile, const real* q, Py_ssize_t b, Py_ssize_t classes, bint skips, const real* state
 ) noexcept nogil:
     """From exp(x - top) to FACTOR * exp(x - top) - MINUS * q, or PATCH for LABEL and for all of a skipped sample."""
-    cdef real g, patch, c_real, zero = 0
+    cdef real factor[LANES]
+    cdef real patch[LANES]
+    cdef real label[LANES]
+    cdef real minus[LANES]
+    cdef real g, value, c_real = <real>(b * TILE_CLASSES), zero = 0, one = 1
     cdef Py_ssize_t c, lane
+    for lane in range(LANES):
+        factor[lane], patch[lane] = state[FACTOR + lane], state[PATCH + lane]
+        label[lane], minus[lane] = state[LABEL + lane], state[MINUS + lane]
     for c in range(classes):
-        c_real = <real>(b * TILE_CLASSES + c)
         for lane in range(LANES):
-            g = state[FACTOR + lane] * tile[c * LANES + lane]
+            g = factor[lane] * tile[c * LANES + lane]
             if q != NULL:
-                g = g - state[MINUS + lane] * q[c * LANES + lane]
-            patch = state[PATCH + lane]
-            tile[c * LANES + lane] = patch if state[LABEL + lane] == c_real else g
+                g = g - minus[lane] * q[c * LANES + lane]
+            value = patch[lane]
+            tile[c * LANES + lane] = value if label[lane] == c_real else g
+        c_real += one
         if skips:
             for lane in range(LANES):
-                g, patch = tile[c * LANES + lane], state[PATCH + lane]
-                tile[c * LANES + lane] = patch if state[LABEL + lane] < zero else g
+                g, value = tile[c * LANES + lane], patch[lane]
+                tile[c * LANES + lane] = value if label[lane] < zero else g
 
 
 cdef inline void label_targets(
@@ -371,7 +408,7 @@ cdef inline void label_targets(
 
 
 cdef inline void softmax_vjp_tile(
-    const Job* job, Py_ssize_t first, Py_ssize_t count, real* p, real* g, real* state
+    const Job* job, Py_ssize_t first, Py_ssize_t count, real* p, real* g, real* state, Work* work
 ) noexcept nogil:
     """`softmax_vjp_sample` for LANES samples."""
     cdef Py_ssize_t b, c, lane, classes
@@ -388,11 +425,11 @@ cdef inline void softmax_vjp_tile(
         for c in range(classes):
             for lane in range(LANES):
                 p[c * LANES + lane] = p[c * LANES + lane] * (g[c * LANES + lane] - state[CROSS + lane])
-        write_tile(job, first, count, b, p)
+        write_tile(job, first, count, b, p, work)
 
 
 cdef inline void log_softmax_vjp_tile(
-    const Job* job, Py_ssize_t first, Py_ssize_t count, real* p, real* g, real* state
+    const Job* job, Py_ssize_t first, Py_ssize_t count, real* p, real* g, real* state, Work* work
 ) noexcept nogil:
     """`log_softmax_vjp_sample` for LANES samples."""
     cdef Py_ssize_t b, c, lane, classes
@@ -408,4 +445,4 @@ cdef inline void log_softmax_vjp_tile(
         for c in range(classes):
             for lane in range(LANES):
                 g[c * LANES + lane] = g[c * LANES + lane] - exp_any(p[c * LANES + lane]) * state[MASS + lane]
-        write_tile(job, first, count, b, g)
+        write_tile(job, first, count, b, g, work)

@@ -51,11 +51,13 @@ def stream(cnp.ndarray source, cnp.ndarray out, bint past_caches, int num_thread
 
 
 cdef inline uint64_t stream_piece(const char* begin, char* target, size_t size, bint past_caches) noexcept nogil:
+    cdef Sink sink
     if target == NULL:
         return read_bytes(begin, size)
     if past_caches:
-        stream_bytes(target, begin, size)
-        stream_end()
+        sink.held, sink.next = 0, NULL
+        send(&sink, target, begin, size)
+        flush(&sink)
     else:
         memcpy(target, begin, size)
     return 0

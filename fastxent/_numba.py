@@ -70,47 +70,54 @@ def _version(key: tuple[Any, ...], arguments: tuple[Any, ...]) -> Any:
 # --- samples -----------------------------------------------------------------------------------------------------
 
 
-def _use_lanes(x: Array) -> bool:
+def _inner(x: Array) -> int:
+    return x.shape[2] if x.ndim == 3 else 1
+
+
+def _use_lanes(x: Array, classes: int, inner: int) -> bool:
     """Whether SIMD lanes run along samples rather than along classes."""
-    _, classes, inner = x.shape
     if x.strides[1] == x.itemsize or classes == 1:
-        return bool(classes <= FEW_CLASSES)
+        return classes <= FEW_CLASSES
     return bool(x.strides[2 if inner > 1 else 0] == x.itemsize and (inner == 1 or inner >= LANES // 4))
 
 
 def _row_major(array: Any) -> Any:
     """For row kernels, classes side by side.
 
-    Only few classes that are apart in an array without any axis along which samples lie side by side are copied here:
-    a loop over such numbers is no SIMD code, and takes longer than the copy.
+    What is copied here has neither classes nor samples side by side (or only a few samples): reading such numbers one
+    by one takes longer than the copy.
     """
-    if not isinstance(array, np.ndarray) or array.ndim != 3 or array.strides[1] == array.itemsize:
+    if not isinstance(array, np.ndarray) or array.ndim == 1 or array.strides[1] == array.itemsize:
         return array
-    return np.ascontiguousarray(array.transpose(0, 2, 1)).transpose(0, 2, 1)
+    return np.ascontiguousarray(array.swapaxes(1, -1)).swapaxes(1, -1)
 
 
 def _run(name: str, x: Array, y: Array, between: tuple[Any, ...], out: Array, num_threads: int, kept: int) -> None:
     """Call the kernel of this name, (x, *between, out, counter, size, spare), for all samples.
 
-    The types of arguments follow from those of x and y. Row kernels keep up to `kept` exponentials.
+    The types of arguments follow from those of x and y. Row kernels may need memory for `kept` exponentials.
     """
-    outer, classes, inner = x.shape
-    samples = outer * inner
+    classes, inner = x.shape[1], _inner(x)
+    samples = x.shape[0] * inner
     if samples == 0:
         return
     size, spare, arguments = max(1, GRAIN // max(1, classes)), 0, (x, *between, out)
-    if _use_lanes(x):
+    if _use_lanes(x, classes, inner):
         kernel, size = getattr(lanes, name), -(-size // LANES) * LANES
     else:
         kernel, spare = getattr(rows, name), -(-min(classes, kept) // LANES) * LANES
         arguments = tuple(map(_row_major, arguments))
     team = min(num_threads, -(-samples * classes // HELP))
-    dtype = np.float64 if x.dtype == np.float64 else np.float32
     arguments = *arguments, np.zeros(1, np.int64), size if team > 1 else samples
-    version = _version((kernel, x.dtype, y.dtype), (*arguments, np.empty(0, dtype)))
+    dtype = _computing(x)
+    version = _version((kernel, x.dtype, y.dtype, x.ndim), (*arguments, np.empty(0, dtype)))
     _in_threads(lambda: version(*arguments, np.empty(spare, dtype)), team)
     if arguments[-3] is not out:
         out[...] = arguments[-3]
+
+
+def _computing(x: Array) -> Any:
+    return np.float64 if x.dtype == np.float64 else np.float32
 
 
 def logsumexp(x: Array, num_threads: int, out: Array) -> None:
@@ -139,29 +146,30 @@ def _not_empty(weight: Array) -> Array:
 
 
 def _loss(
-    name: str, x: Array, target: Array, weight: Array, coefficients: tuple[Any, ...], loss: Array, grad: Array | None,
-    num_threads: int,
-) -> None:  # fmt: skip
+    name: str, x: Array, target: Array, weight: Array, scale: Array, coefficients: tuple[Any, ...], num_threads: int,
+    loss: Array | None, grad: Array | None,
+) -> float:  # fmt: skip
     """Call a kernel that takes labels and probabilities, one of which is None; an empty gradient is not wanted."""
     targets = (target, None) if target.ndim == 1 else (None, target)
-    out, kept = (np.empty((0, 1, 1), x.dtype), rows.BLOCK) if grad is None else (grad, rows.KEPT)
-    _run(name, x, target, (*targets, _not_empty(weight), *coefficients, loss), out, num_threads, kept)
+    losses = np.empty(x.shape[0] * _inner(x), _computing(x)) if loss is None else loss
+    out, kept = (np.empty((0, 1, 1)[: x.ndim], x.dtype), rows.BLOCK) if grad is None else (grad, rows.KEPT)
+    _run(name, x, target, (*targets, _not_empty(weight), scale, *coefficients, losses), out, num_threads, kept)
+    return weighted_sum(losses, scale, num_threads) if loss is None else 0.0
 
 
 def cross_entropy(
     x: Array, target: Array, weight: Array, scale: Array, label_smoothing: float, z_loss: float, ignore_index: int,
-    factor: float, num_threads: int, loss: Array, grad: Array | None,
-) -> None:  # fmt: skip
-    spread = label_smoothing / max(1, x.shape[1])
-    coefficients = scale, 1 - label_smoothing, spread, z_loss, ignore_index, factor
-    _loss("cross_entropy", x, target, weight, coefficients, loss, grad, num_threads)
+    factor: float, num_threads: int, loss: Array | None, grad: Array | None,
+) -> float:  # fmt: skip
+    coefficients = 1 - label_smoothing, label_smoothing / max(1, x.shape[1]), z_loss, ignore_index, factor
+    return _loss("cross_entropy", x, target, weight, scale, coefficients, num_threads, loss, grad)
 
 
 def nll(
     x: Array, target: Array, weight: Array, scale: Array, ignore_index: int, factor: float, num_threads: int,
-    loss: Array, grad: Array | None,
-) -> None:  # fmt: skip
-    _loss("nll", x, target, weight, (scale, ignore_index, factor), loss, grad, num_threads)
+    loss: Array | None, grad: Array | None,
+) -> float:  # fmt: skip
+    return _loss("nll", x, target, weight, scale, (ignore_index, factor), num_threads, loss, grad)
 
 
 # --- sums over samples -------------------------------------------------------------------------------------------

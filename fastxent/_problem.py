@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from . import _backends
 from ._backends import Array
-from ._reduction import check_reduction, gradient_scale, ones, reduce_loss
+from ._reduction import check_reduction, gradient_scale, ones, reduced_loss, weighted_losses
 
 FLOAT32, FLOAT64, INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
 
@@ -141,12 +141,14 @@ class Layout(NamedTuple):
     classes: int
     batch: tuple[int, ...]  # the shape without the class axis: what a per-sample result has
     samples: int
-    view: tuple[int, int, int]  # (outer, classes, inner)
+    view: tuple[int, ...]  # (outer, classes, inner), without inner where that is 1
 
     def split(self, array: Array) -> Array:
         """The kernels' view of `array`: (outer, classes, inner), and 16-bit floats as their bits."""
         storage = _STORAGE[array.dtype][0]
-        return (array if array.dtype is storage else array.view(storage)).reshape(self.view)
+        if array.dtype is not storage:
+            array = array.view(storage)
+        return array if array.shape == self.view else array.reshape(self.view)
 
 
 @lru_cache(maxsize=256)  # programs use few shapes, and a training loop one for all its batches
@@ -157,7 +159,8 @@ def make_layout(shape: tuple[int, ...], axis: int | None) -> Layout:
     axis = normalize_axis_index(axis, len(shape), "axis")
     before, after = shape[:axis], shape[axis + 1 :]
     outer, inner = math.prod(before), math.prod(after)
-    return Layout(shape, axis, shape[axis], before + after, outer * inner, (outer, shape[axis], inner))
+    view = (outer, shape[axis], inner) if inner != 1 else (outer, shape[axis])
+    return Layout(shape, axis, shape[axis], before + after, outer * inner, view)
 
 
 def check_axis(axis: Any) -> None:
@@ -179,15 +182,20 @@ def as_output(
     if out is None:
         return np.empty(layout.shape, dtype)
     flags = check_out(out, dtype, layout.shape)
-    if (
-        out.dtype is dtype
-        and flags.aligned
-        and (flags.c_contiguous or np.may_share_memory(layout.split(out), out))
-        and not any(_clash(array, out) and not _same_place(array, out) for array in replaces)
-        and not any(_clash(array, out) for array in inputs)
-    ):
-        return cast(Array, out)
-    return np.empty(layout.shape, dtype)
+    if out.dtype is not dtype or not flags.aligned:
+        return np.empty(layout.shape, dtype)
+    if not flags.c_contiguous and not np.may_share_memory(layout.split(out), out):
+        return np.empty(layout.shape, dtype)
+    owns = flags.owndata  # two arrays that own their memory do not share it, which is quick to see
+    for array in inputs:
+        if not (owns and array.flags.owndata and array is not out) and np.may_share_memory(array, out):
+            return np.empty(layout.shape, dtype)
+    for array in replaces:
+        if array is out or (owns and array.flags.owndata):
+            continue
+        if np.may_share_memory(array, out) and not _same_place(array, out):
+            return np.empty(layout.shape, dtype)
+    return cast(Array, out)
 
 
 def finish(output: Array, out: Any) -> Array:
@@ -196,11 +204,6 @@ def finish(output: Array, out: Any) -> Array:
         return output
     out[...] = output
     return cast(Array, out)
-
-
-def _clash(array: Any, out: Array) -> bool:
-    """Whether two different arrays share memory; those that own theirs do not, and that is quick to see."""
-    return array is not out and not (array.flags.owndata and out.flags.owndata) and np.may_share_memory(array, out)
 
 
 def _same_place(a: Array, b: Array) -> bool:
@@ -286,11 +289,7 @@ def _refuse_label(target: ArrayLike, bad: int, layout: Layout, ignore_index: int
 # --- classification losses ---------------------------------------------------------------------------------------
 
 
-class Gradient(NamedTuple):
-    """What the caller said about the gradient."""
-
-    grad_output: ArrayLike | None
-    out: Any
+Gradient = tuple[ArrayLike | None, Any]  # what the caller said about the gradient: grad_output, out
 
 
 def classification_loss(
@@ -324,10 +323,13 @@ def classification_loss(
     ignore_index = integer("ignore_index", ignore_index)
     labels_or_probs = as_target(target, name, layout, dtype, ignore_index)
     weights = scale = sample_weights = ones(dtype)
+    inputs: tuple[Array, ...] = (labels_or_probs,)
     if weight is not None:
         weights = as_class_weight(weight, layout.classes, dtype)
+        inputs += (weights,)
     if sample_weight is not None:
         scale = sample_weights = as_constants("sample_weight", sample_weight, layout.batch, dtype)
+        inputs += (sample_weights,)
     if labels_or_probs.ndim == 1:
         bad, denominator = kernels.check_target(
             labels_or_probs, weights, sample_weights, layout.classes, ignore_index, num_threads
@@ -338,19 +340,20 @@ def classification_loss(
         denominator = _count_samples(ignore_index, sample_weights, layout, kernels, num_threads)
     factor, output, grad = 1.0, None, None
     if gradient is not None:
-        grad_output = _as_grad_output(gradient.grad_output, layout, reduction)
+        grad_output = 1.0 if gradient[0] is None else _as_grad_output(gradient[0], layout, reduction)
         scale, factor = gradient_scale(grad_output, sample_weights, denominator, reduction)
-        output = as_output(gradient.out, x.dtype, layout, (x,), (labels_or_probs, weights, sample_weights))
+        output = as_output(gradient[1], x.dtype, layout, (x,), inputs)
         grad = layout.split(output)
-    losses = np.empty(layout.samples, dtype)
-    getattr(kernels, kernel)(
+    losses = np.empty(layout.samples, dtype) if reduction == "none" else None
+    total = getattr(kernels, kernel)(
         layout.split(x), labels_or_probs, weights, scale, *coefficients, ignore_index, factor, num_threads, losses,
         grad,
     )  # fmt: skip
-    loss = reduce_loss(losses, sample_weights, denominator, reduction, kernels, num_threads)
-    if reduction == "none":
-        loss = loss.reshape(layout.batch)[()]
-    return loss, None if gradient is None or output is None else finish(output, gradient.out)
+    if losses is None:
+        loss = reduced_loss(total, denominator, reduction, dtype)
+    else:
+        loss = weighted_losses(losses, sample_weights).reshape(layout.batch)[()]
+    return loss, None if gradient is None or output is None else finish(output, gradient[1])
 
 
 def _count_samples(
@@ -366,9 +369,7 @@ def _count_samples(
     return kernels.weighted_sum(sample_weight, ones(sample_weight.dtype), num_threads)
 
 
-def _as_grad_output(value: ArrayLike | None, layout: Layout, reduction: str) -> Array | float:
-    if value is None:
-        return 1.0
+def _as_grad_output(value: ArrayLike, layout: Layout, reduction: str) -> Array | float:
     array = as_floats("grad_output", value)
     if reduction == "none":
         return as_constants("grad_output", array, layout.batch, FLOAT64)

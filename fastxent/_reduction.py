@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ._backends import Array, Kernels
+from ._backends import Array
 
 REDUCTIONS = ("none", "mean", "sum")
 
@@ -16,37 +16,21 @@ def check_reduction(reduction: str, allowed: tuple[str, ...] = REDUCTIONS) -> No
         raise ValueError(f"reduction is {reduction!r}, expected one of {', '.join(map(repr, allowed))}")
 
 
-def reduce_loss(
-    losses: Array, sample_weight: Array, denominator: float, reduction: str, kernels: Kernels, num_threads: int
-) -> Any:
-    """Weigh the per-sample losses and reduce them.
+def weighted_losses(losses: Array, sample_weight: Array) -> Array:
+    """Each sample's loss times its weight, in place; that of an ignored sample stays 0 whatever its weight."""
+    if sample_weight is not _ONES[losses.dtype]:
+        with np.errstate(all="ignore"):
+            np.multiply(losses, sample_weight, out=losses, where=losses != 0)
+    return losses
 
-    Parameters
-    ----------
-    losses : (samples,) array
-        In the computing type; overwritten for ``"none"``.
-    sample_weight : (samples,) or (1,) array
-    denominator : float
-        What ``"mean"`` divides by; 0 gives nan, as in PyTorch.
 
-    Returns
-    -------
-    (samples,) array or scalar of the computing type
-    """
-    if reduction == "none":
-        if sample_weight is not _ONES[losses.dtype]:
-            with np.errstate(all="ignore"):
-                np.multiply(losses, sample_weight, out=losses, where=losses != 0)  # ignored, whatever their weight
-        return losses
-    total = kernels.weighted_sum(losses, sample_weight, num_threads)
+def reduced_loss(total: float, denominator: float, reduction: str, dtype: np.dtype[Any]) -> Any:
+    """The sum of the weighted losses or their mean, a scalar of `dtype`; nan for a denominator of 0, as in PyTorch."""
     if reduction == "mean":
         total = total / denominator if denominator else math.nan
-    if abs(total) > _LARGEST[losses.dtype]:
+    if not -FLOAT_MAX <= total <= FLOAT_MAX and abs(total) > _LARGEST[dtype]:
         total = math.copysign(math.inf, total)  # as rounding would make it, but without a warning
-    if not losses.size:
-        return losses.dtype.type(total)
-    losses[0] = total  # a scalar from an array costs a third of one from its type
-    return losses[0]
+    return dtype.type(total)
 
 
 def gradient_scale(
@@ -62,6 +46,7 @@ def gradient_scale(
 
 _ONES = {np.dtype(t): np.ones(1, t) for t in (np.float32, np.float64)}
 _LARGEST = {np.dtype(t): float(np.finfo(t).max) for t in (np.float32, np.float64)}
+FLOAT_MAX = _LARGEST[np.dtype(np.float32)]
 
 
 def ones(dtype: np.dtype[Any]) -> Array:

@@ -2,7 +2,7 @@
 
 cdef struct Row:  # what one pass over a sample's classes finds
     double top  # the largest logit
-    Py_ssize_t at  # its class
+    Py_ssize_t at  # its class, found for target probabilities only
     double rest  # sum of exp(x - top) over the other classes
     double mass  # sum of q, the target distribution times class weights (without the hot label)
     double cross  # sum of q * (x - top)
@@ -14,15 +14,16 @@ cdef inline Row scan(const Job* job, Py_ssize_t s, real* block, real* q, real* k
     The sum leaves the largest term out, so that log1p(rest) and rest / (1 + rest) keep full precision where one class
     has nearly all the probability (Blanchard, Higham, Higham 2021, algorithm 4.1). Blocks are summed in double, and
     the sum is rescaled once per block that raises the maximum (Milakov, Gimelshein 2018).
-    exp(x - top) is left in `block` when there is one block, and in `kept` with each block's own top if that is given.
+    exp(x - top), with each block's own top, is left in `kept` unless that is NULL.
     """
     cdef Row row
-    cdef Py_ssize_t b, count, found
+    cdef Py_ssize_t b, count
     cdef double block_top
     cdef real top
     cdef const real* x
-    cdef bint dense = q != NULL
+    cdef bint raised
     cdef const char* sample = sample_at(&job.x, job.inner, s)
+    cdef Py_ssize_t lines = LANES * job.x.itemsize // 64 if job.x.step == 1 else 0
     row.top = -INFINITY
     row.at = -1
     row.rest = row.mass = row.cross = 0
@@ -30,48 +31,38 @@ cdef inline Row scan(const Job* job, Py_ssize_t s, real* block, real* q, real* k
         count = min(job.classes - b * BLOCK, BLOCK)
         x = logits_block(&job.x, sample, b, job.classes, block)
         block_top = block_max(x, count)
-        found = -1
-        if block_top > row.top:
-            found = block_find(x, count, <real>block_top)
-            if row.at >= 0:
-                row.rest = (row.rest + 1) * exp(row.top - block_top)
+        raised = block_top > row.top
+        if raised:
+            if row.top != -INFINITY:
+                row.rest = (row.rest + 1) * exp_double(row.top - block_top)
                 if row.mass != 0:  # the difference may overflow to inf
                     row.cross -= row.mass * (block_top - row.top)
             row.top = block_top
-            row.at = b * BLOCK + found
-        top = <real>(row.top if row.at >= 0 else 0)
-        if dense:
+            if q != NULL and job.labels == NULL:
+                row.at = b * BLOCK + block_find(x, count, <real>block_top)
+        top = <real>(row.top if row.top != -INFINITY else 0)
+        if q != NULL:
             read_target(job, s, b, q)
             row.mass += block_sum(q, count)
             row.cross += block_dot(q, x, count, top)
-        row.rest += block_exp_sum(x, count, top, found, block if kept == NULL else kept + b * BLOCK)
+        row.rest += block_exp_sum(
+            x, count, top, raised, NULL if kept == NULL else kept + b * BLOCK,
+            sample + b * BLOCK * job.x.itemsize + AHEAD, lines,
+        )
         tops[b % MAX_KEPT] = row.top
     if isinf(row.top):
         row.rest = NAN
     return row
 
 
-cdef inline real* kept_exponentials(const Job* job, Py_ssize_t s, real* scratch) noexcept nogil:
-    """Where a row of several blocks keeps exp(x - top): in its own result, else in scratch (or nowhere, NULL).
+cdef inline real* kept_exponentials(const Job* job, Py_ssize_t s, real* block, real* scratch) noexcept nogil:
+    """Where a row keeps exp(x - top): in its own result, in a block or in scratch; NULL if it is too long for that.
 
     Computing them again costs 15 to 50 % more than reading them from cache.
     """
-    if job.direct and 1 < job.blocks <= MAX_KEPT:
+    if job.direct and job.blocks <= MAX_KEPT:
         return <real*>sample_at(&job.out, job.inner, s)
-    return scratch
-
-
-cdef inline const real* exponentials(
-    const Job* job, Py_ssize_t s, Py_ssize_t b, const Row* row, const real* kept, real* block
-) noexcept nogil:
-    """exp(x - top) of a block, from where the scan has left it or computed again."""
-    cdef const real* x
-    if kept != NULL:
-        return kept + b * BLOCK
-    if job.blocks > 1:
-        x = logits_block(&job.x, sample_at(&job.x, job.inner, s), b, job.classes, block)
-        block_exp_sum(x, min(job.classes - b * BLOCK, BLOCK), <real>row.top, -1, block)
-    return block
+    return block if job.blocks == 1 else scratch
 
 
 cdef inline void scaled_exponentials(
@@ -79,13 +70,20 @@ cdef inline void scaled_exponentials(
     real* block,
 ) noexcept nogil:
     """block = factor * exp(x - top), or the same where the result goes if that is possible."""
-    cdef const real* e = exponentials(job, s, b, row, kept, block)
+    cdef Py_ssize_t j, count = min(job.classes - b * BLOCK, BLOCK)
     cdef real* result = result_block(job, s, b, block)
-    cdef Py_ssize_t j
+    cdef const real* e = block
+    if kept == NULL:
+        block_exp_sum(
+            logits_block(&job.x, sample_at(&job.x, job.inner, s), b, job.classes, block), count, <real>row.top, False,
+            block, NULL, 0,
+        )
+    else:
+        e = kept + b * BLOCK
+        if tops[b] != row.top:
+            factor *= exp_double(tops[b] - row.top)
     cdef real scale = <real>factor
-    if kept != NULL:
-        scale = <real>(factor * exp(tops[b] - row.top))
-    for j in range(min(job.classes - b * BLOCK, BLOCK)):
+    for j in range(count):
         result[j] = scale * e[j]
 
 
@@ -96,7 +94,7 @@ cdef inline real* result_block(const Job* job, Py_ssize_t s, Py_ssize_t b, real*
 cdef inline void logsumexp_sample(const Job* job, Py_ssize_t s, real* block) noexcept nogil:
     cdef double tops[MAX_KEPT]
     cdef Row row = scan(job, s, block, <real*>NULL, <real*>NULL, tops)
-    cdef double result = row.top + log1p(row.rest)
+    cdef double result = row.top + log1p_double(row.rest)
     if isinf(row.top):
         result = infinite_logsumexp(job, s, row.top)
     (<real*>job.per_sample)[s] = <real>result
@@ -116,37 +114,34 @@ cdef inline double gradient_scale(const Job* job, Py_ssize_t s, const real* _lik
     return job.factor * (<const real*>job.scale.data)[s * job.scale.step]
 
 
-cdef inline void softmax_sample(const Job* job, Py_ssize_t s, real* block, real* scratch) noexcept nogil:
+cdef inline void softmax_sample(const Job* job, Py_ssize_t s, real* block, real* scratch, Work* work) noexcept nogil:
     cdef double tops[MAX_KEPT]
-    cdef real* kept = kept_exponentials(job, s, scratch)
+    cdef real* kept = kept_exponentials(job, s, block, scratch)
     cdef Row row = scan(job, s, block, <real*>NULL, kept, tops)
-    cdef char* out = sample_at(&job.out, job.inner, s)
     cdef Py_ssize_t b
     for b in range(job.blocks):
         scaled_exponentials(job, s, b, &row, kept, tops, gradient_scale(job, s, block) / (1 + row.rest), block)
         if not job.direct:
-            write(&job.out, out, b, job.classes, block, job.streamed)
+            write(job, s, b, block, work)
 
 
-cdef inline void log_softmax_sample(const Job* job, Py_ssize_t s, real* block) noexcept nogil:
+cdef inline void log_softmax_sample(const Job* job, Py_ssize_t s, real* block, Work* work) noexcept nogil:
     cdef double tops[MAX_KEPT]
     cdef Row row = scan(job, s, block, <real*>NULL, <real*>NULL, tops)
-    cdef real top = <real>row.top, log_total = <real>log1p(row.rest)
+    cdef real top = <real>row.top, log_total = <real>log1p_double(row.rest)
     cdef const char* sample = sample_at(&job.x, job.inner, s)
-    cdef char* out = sample_at(&job.out, job.inner, s)
     cdef Py_ssize_t b, full, j
     for b in range(job.blocks):
         full = read(&job.x, sample, b, job.classes, block, <real>0)
         for j in range(full):
             block[j] = (block[j] - top) - log_total
-        write(&job.out, out, b, job.classes, block, job.streamed)
+        write(job, s, b, block, work)
 
 
-cdef inline void softmax_vjp_sample(const Job* job, Py_ssize_t s, real* p, real* g) noexcept nogil:
+cdef inline void softmax_vjp_sample(const Job* job, Py_ssize_t s, real* p, real* g, Work* work) noexcept nogil:
     """p * (g - sum(g * p)); two passes over both arrays."""
     cdef const char* probs = sample_at(&job.x, job.inner, s)
     cdef const char* grad = sample_at(&job.y, job.inner, s)
-    cdef char* out = sample_at(&job.out, job.inner, s)
     cdef Py_ssize_t b, full, j
     cdef double dot = 0
     for b in range(job.blocks):
@@ -158,14 +153,13 @@ cdef inline void softmax_vjp_sample(const Job* job, Py_ssize_t s, real* p, real*
         read(&job.y, grad, b, job.classes, g, <real>0)
         for j in range(full):
             p[j] = p[j] * (g[j] - <real>dot)
-        write(&job.out, out, b, job.classes, p, job.streamed)
+        write(job, s, b, p, work)
 
 
-cdef inline void log_softmax_vjp_sample(const Job* job, Py_ssize_t s, real* p, real* g) noexcept nogil:
+cdef inline void log_softmax_vjp_sample(const Job* job, Py_ssize_t s, real* p, real* g, Work* work) noexcept nogil:
     """g - exp(log_probs) * sum(g); two passes over g, one over log_probs."""
     cdef const char* log_probs = sample_at(&job.x, job.inner, s)
     cdef const char* grad = sample_at(&job.y, job.inner, s)
-    cdef char* out = sample_at(&job.out, job.inner, s)
     cdef Py_ssize_t b, full, j
     cdef double total = 0
     for b in range(job.blocks):
@@ -176,19 +170,26 @@ cdef inline void log_softmax_vjp_sample(const Job* job, Py_ssize_t s, real* p, r
         read(&job.y, grad, b, job.classes, g, <real>0)
         for j in range(full):
             g[j] = g[j] - exp_any(p[j]) * <real>total
-        write(&job.out, out, b, job.classes, g, job.streamed)
+        write(job, s, b, g, work)
 
 
-cdef inline void fill_sample(const Job* job, Py_ssize_t s, real value, real* block) noexcept nogil:
-    cdef char* out = sample_at(&job.out, job.inner, s)
+cdef inline void put_loss(const Job* job, Py_ssize_t s, real loss, Work* work) noexcept nogil:
+    """Where the caller wants it, or into the sum."""
+    if job.per_sample != NULL:
+        (<real*>job.per_sample)[s] = loss
+    else:
+        add(&work.total[0], &work.error[0], weighted(loss, (<const real*>job.scale.data)[s * job.scale.step]))
+
+
+cdef inline void fill_sample(const Job* job, Py_ssize_t s, real value, real* block, Work* work) noexcept nogil:
     cdef Py_ssize_t b, j
     for j in range(min(job.classes, BLOCK)):
         block[j] = value
     for b in range(job.blocks):
-        write(&job.out, out, b, job.classes, block, job.streamed)
+        write(job, s, b, block, work)
 
 
-cdef inline bint skip_label(const Job* job, Py_ssize_t s, real* block) noexcept nogil:
+cdef inline bint skip_label(const Job* job, Py_ssize_t s, real* block, Work* work) noexcept nogil:
     """Settle samples with an ignored label (0) or one that became invalid since it was checked (nan)."""
     if job.y.storage != NO_ARRAY:
         return False
@@ -198,22 +199,22 @@ cdef inline bint skip_label(const Job* job, Py_ssize_t s, real* block) noexcept 
         if 0 <= label < job.classes:
             return False
         value = NAN
-    (<real*>job.per_sample)[s] = value
+    put_loss(job, s, value, work)
     if job.out.storage != NO_ARRAY:
-        fill_sample(job, s, value, block)
+        fill_sample(job, s, value, block, work)
     return True
 
 
 cdef inline void cross_entropy_sample(
-    const Job* job, Py_ssize_t s, real* block, real* q, real* scratch
+    const Job* job, Py_ssize_t s, real* block, real* q, real* scratch, Work* work
 ) noexcept nogil:
     """loss = sum_j t_j (lse - x_j) + z lse^2, t = q + hot [j == label]; every term is >= 0, so nothing cancels."""
-    if skip_label(job, s, block):
+    if skip_label(job, s, block, work):
         return
     cdef bint labelled = job.y.storage == NO_ARRAY
     cdef bint dense = not labelled or job.spread != 0
     cdef real* targets = q if dense else <real*>NULL
-    cdef real* kept = kept_exponentials(job, s, scratch) if job.out.storage != NO_ARRAY else <real*>NULL
+    cdef real* kept = kept_exponentials(job, s, block, scratch) if job.out.storage != NO_ARRAY else <real*>NULL
     cdef double tops[MAX_KEPT]
     cdef double hot = 0, below = 0, log_total, lse, loss
     cdef Py_ssize_t k = -1
@@ -223,7 +224,7 @@ cdef inline void cross_entropy_sample(
         hot = job.keep * (<const real*>job.weight.data)[k * job.weight.step]
         below = read_one(&job.x, sample_at(&job.x, job.inner, s), k)
     row = scan(job, s, block, targets, kept, tops)
-    log_total = log1p(row.rest)
+    log_total = log1p_double(row.rest)
     lse = row.top + log_total
     loss = row.mass * log_total - row.cross + job.z_loss * lse * lse
     if labelled:
@@ -231,16 +232,17 @@ cdef inline void cross_entropy_sample(
         loss += hot * (log_total - below)
     else:
         k = row.at
-    (<real*>job.per_sample)[s] = <real>loss
+    put_loss(job, s, <real>loss, work)
     if job.out.storage != NO_ARRAY:
         cross_entropy_gradient(
-            job, s, &row, 2 * job.z_loss * lse, hot, exp(below), k, kept, tops, block, targets
+            job, s, &row, 2 * job.z_loss * lse, hot, exp_double(below), k, kept, tops, block, targets,
+            work,
         )
 
 
 cdef inline void cross_entropy_gradient(
     const Job* job, Py_ssize_t s, const Row* row, double z, double hot, double e_k, Py_ssize_t k, const real* kept,
-    const double* tops, real* block, real* q,
+    const double* tops, real* block, real* q, Work* work,
 ) noexcept nogil:
     """scale * ((mass + hot + z) p_j - t_j), with class k (the label, or the likeliest class) apart.
 
@@ -251,7 +253,6 @@ cdef inline void cross_entropy_gradient(
     cdef real minus = <real>-scale
     cdef double t_k
     cdef real* result
-    cdef char* out = sample_at(&job.out, job.inner, s)
     cdef Py_ssize_t b, j
     for b in range(job.blocks):
         scaled_exponentials(job, s, b, row, kept, tops, scale * (row.mass + hot + z) / total, block)
@@ -266,12 +267,12 @@ cdef inline void cross_entropy_gradient(
                 scale * ((row.mass - t_k + z) * e_k - (hot + t_k) * (row.rest + (1 - e_k))) / total
             )
         if not job.direct:
-            write(&job.out, out, b, job.classes, block, job.streamed)
+            write(job, s, b, block, work)
 
 
-cdef inline void nll_sample(const Job* job, Py_ssize_t s, real* block, real* q) noexcept nogil:
+cdef inline void nll_sample(const Job* job, Py_ssize_t s, real* block, real* q, Work* work) noexcept nogil:
     """loss = -sum_j t_j x_j, gradient -t: only the label's class is read, or all classes once for probabilities."""
-    if skip_label(job, s, block):
+    if skip_label(job, s, block, work):
         return
     cdef const char* sample = sample_at(&job.x, job.inner, s)
     cdef double loss = 0, hot = 0
@@ -285,22 +286,25 @@ cdef inline void nll_sample(const Job* job, Py_ssize_t s, real* block, real* q) 
             full = read(&job.x, sample, b, job.classes, block, <real>0)
             read_target(job, s, b, q)
             loss -= block_dot(q, block, full, <real>0)
-    (<real*>job.per_sample)[s] = <real>loss
+    put_loss(job, s, <real>loss, work)
     if job.out.storage != NO_ARRAY:
-        nll_gradient(job, s, hot, label, q)
+        nll_gradient(job, s, hot, label, q, work)
 
 
-cdef inline void nll_gradient(const Job* job, Py_ssize_t s, double hot, Py_ssize_t label, real* q) noexcept nogil:
+cdef inline void nll_gradient(
+    const Job* job, Py_ssize_t s, double hot, Py_ssize_t label, real* q, Work* work
+) noexcept nogil:
     """-scale * t: one entry under zeros, or the target's probabilities."""
-    cdef char* out = sample_at(&job.out, job.inner, s)
     cdef real minus = <real>-gradient_scale(job, s, q)
     cdef Py_ssize_t b, j
-    if label >= 0:
-        fill_sample(job, s, <real>0, q)
-        q[0] = <real>(minus * hot)
-        write_one(&job.out, out, label, q)
-        return
+    for j in range(min(job.classes, BLOCK) if label >= 0 else 0):
+        q[j] = 0
     for b in range(job.blocks):
-        for j in range(read_target(job, s, b, q)):
-            q[j] = minus * q[j] if q[j] != 0 else <real>0
-        write(&job.out, out, b, job.classes, q, job.streamed)
+        if 0 <= label - b * BLOCK < BLOCK:
+            q[label - b * BLOCK] = <real>(minus * hot)
+        elif label < 0:
+            for j in range(read_target(job, s, b, q)):
+                q[j] = minus * q[j] if q[j] != 0 else <real>0
+        write(job, s, b, q, work)
+        if 0 <= label - b * BLOCK < BLOCK:
+            q[label - b * BLOCK] = 0

@@ -4,34 +4,28 @@
 # --- all samples -------------------------------------------------------------------------------------------------
 
 
-cdef void run_rows(const Job* job, Py_ssize_t begin, Py_ssize_t end, const real* _like) noexcept nogil:
+cdef void run_rows(const Job* job, Py_ssize_t begin, Py_ssize_t end, real* scratch, Work* work) noexcept nogil:
     cdef real block[BLOCK]
     cdef real q[BLOCK]
-    cdef real* scratch = NULL
     cdef Py_ssize_t s
-    if job.blocks > 1 and job.out.storage != NO_ARRAY and not job.direct and job.classes <= MAX_SCRATCH:
-        scratch = <real*>malloc(job.classes * sizeof(real))  # NULL will do too, it is only slower
     for s in range(begin, end):
         if job.operation == CROSS_ENTROPY:
-            cross_entropy_sample(job, s, block, q, scratch)
+            cross_entropy_sample(job, s, block, q, scratch, work)
         elif job.operation == NLL:
-            nll_sample(job, s, block, q)
+            nll_sample(job, s, block, q, work)
         elif job.operation == LOGSUMEXP:
             logsumexp_sample(job, s, block)
         elif job.operation == SOFTMAX:
-            softmax_sample(job, s, block, scratch)
+            softmax_sample(job, s, block, scratch, work)
         elif job.operation == LOG_SOFTMAX:
-            log_softmax_sample(job, s, block)
+            log_softmax_sample(job, s, block, work)
         elif job.operation == SOFTMAX_VJP:
-            softmax_vjp_sample(job, s, block, q)
+            softmax_vjp_sample(job, s, block, q, work)
         elif job.operation == LOG_SOFTMAX_VJP:
-            log_softmax_vjp_sample(job, s, block, q)
-    free(scratch)
-    if job.streamed:
-        stream_end()
+            log_softmax_vjp_sample(job, s, block, q, work)
 
 
-cdef void run_lanes(const Job* job, Py_ssize_t begin, Py_ssize_t end, const real* _like) noexcept nogil:
+cdef void run_lanes(const Job* job, Py_ssize_t begin, Py_ssize_t end, Work* work, const real* _like) noexcept nogil:
     """Tiles end where samples stop lying side by side: at the end of each inner axis."""
     cdef real tile[BLOCK]
     cdef real q[BLOCK]
@@ -41,85 +35,100 @@ cdef void run_lanes(const Job* job, Py_ssize_t begin, Py_ssize_t end, const real
     while first < end:
         count = min(min(end - first, run - first % run), LANES)
         if job.operation == CROSS_ENTROPY:
-            cross_entropy_tile(job, first, count, tile, q, state)
+            cross_entropy_tile(job, first, count, tile, q, state, work)
         elif job.operation == LOGSUMEXP:
             logsumexp_tile(job, first, count, tile, state)
         elif job.operation == SOFTMAX:
-            softmax_tile(job, first, count, tile, state)
+            softmax_tile(job, first, count, tile, state, work)
         elif job.operation == LOG_SOFTMAX:
-            log_softmax_tile(job, first, count, tile, state)
+            log_softmax_tile(job, first, count, tile, state, work)
         elif job.operation == SOFTMAX_VJP:
-            softmax_vjp_tile(job, first, count, tile, q, state)
+            softmax_vjp_tile(job, first, count, tile, q, state, work)
         elif job.operation == LOG_SOFTMAX_VJP:
-            log_softmax_vjp_tile(job, first, count, tile, q, state)
+            log_softmax_vjp_tile(job, first, count, tile, q, state, work)
         first += count
 
 
-cdef inline void run_task(const Job* job, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+cdef double run_task(const Job* job, Py_ssize_t begin, Py_ssize_t end, void* scratch) noexcept nogil:
+    """Some samples; the sum of their weighted losses where that is asked for."""
+    cdef Work work
+    cdef double total = 0, error = 0
+    cdef Py_ssize_t lane
+    memset(&work, 0, sizeof(work))
     if job.x.storage == FLOAT64:
         if job.lanes:
-            run_lanes(job, begin, end, <const double*>NULL)
+            run_lanes(job, begin, end, &work, <const double*>NULL)
         else:
-            run_rows(job, begin, end, <const double*>NULL)
+            run_rows(job, begin, end, <double*>scratch, &work)
     elif job.lanes:
-        run_lanes(job, begin, end, <const float*>NULL)
+        run_lanes(job, begin, end, &work, <const float*>NULL)
     else:
-        run_rows(job, begin, end, <const float*>NULL)
+        run_rows(job, begin, end, <float*>scratch, &work)
+    if job.streamed:
+        flush(&work.sink)
+    for lane in range(LANES if job.lanes else 1):
+        add(&total, &error, settle(work.total[lane], work.error[lane]))
+    return settle(total, error)
 
 
-cdef void run(const Job* job, int num_threads) noexcept nogil:
+cdef double run(const Job* job, int num_threads) noexcept nogil:
     """Deal the samples out in tasks of about GRAIN elements; one task or one thread never enters OpenMP."""
-    cdef Py_ssize_t per_task = max(1, GRAIN // max(1, job.classes))
+    cdef double sums[MAX_TASKS]
+    cdef double total = 0, error = 0
+    cdef Py_ssize_t per_task = max(max(1, GRAIN // max(1, job.classes)), (job.samples + MAX_TASKS - 1) // MAX_TASKS)
     cdef Py_ssize_t tasks, task
+    cdef Py_ssize_t kept = (job.classes + LANES) * (8 if job.x.storage == FLOAT64 else 4) if job.scratch else 0
+    cdef char* scratch = NULL
     if job.lanes:
         per_task = (per_task + LANES - 1) // LANES * LANES
     tasks = (job.samples + per_task - 1) // per_task
     cdef int team
     team = <int>min(<Py_ssize_t>num_threads, tasks)
+    if kept:
+        scratch = <char*>malloc(team * kept)  # NULL will do too, it is only slower
     if team <= 1:
-        run_task(job, 0, job.samples)
-        return
-    for task in prange(tasks, num_threads=team, schedule="dynamic", chunksize=1):
-        run_task(job, task * per_task, min((task + 1) * per_task, job.samples))
+        for task in range(tasks):
+            sums[task] = run_task(job, task * per_task, min((task + 1) * per_task, job.samples), scratch)
+    else:
+        for task in prange(tasks, num_threads=team, schedule="dynamic", chunksize=1):
+            sums[task] = run_task(
+                job, task * per_task, min((task + 1) * per_task, job.samples),
+                NULL if scratch == NULL else scratch + threadid() * kept,
+            )
+    free(scratch)
+    for task in range(tasks):
+        add(&total, &error, sums[task])
+    return settle(total, error)
 
 
 # --- per-sample sums ---------------------------------------------------------------------------------------------
 
 
-cdef inline void add(double* total, double* error, double term) noexcept nogil:
-    """Knuth's two-sum: total + error stays the exact sum."""
-    cdef double before = total[0]
-    cdef double after = before + term
-    cdef double shift = after - before
-    error[0] += (before - (after - shift)) + (term - shift)
-    total[0] = after
-
-
-cdef inline double settle(double total, double error) noexcept nogil:
-    return total + error if not isinf(total) else total  # beside inf the error is nan
-
-
-cdef inline double weighted(double value, double weight) noexcept nogil:
-    return value * weight if value != 0 else 0  # the loss of an ignored sample, whatever its weight
-
-
 cdef double sum_chunk(const Job* job, Py_ssize_t begin, Py_ssize_t end, const real* _like) noexcept nogil:
-    """Sum of per_sample * scale in double, compensated."""
+    """Sum of per_sample * scale in double, where products of floats are exact; compensated for doubles."""
     cdef const real* values = <const real*>job.per_sample
     cdef const real* scale = <const real*>job.scale.data
     cdef double totals[SUM_LANES]
     cdef double errors[SUM_LANES]
-    cdef double total = 0, error = 0
-    cdef Py_ssize_t s, i, lane, groups = (end - begin) // SUM_LANES
+    cdef double total = 0, error = 0, constant = scale[0]
+    cdef Py_ssize_t s = begin, lane
     for lane in range(SUM_LANES):
         totals[lane] = errors[lane] = 0
-    for i in range(groups):
-        for lane in range(SUM_LANES):
-            s = begin + i * SUM_LANES + lane
-            add(&totals[lane], &errors[lane], weighted(values[s], scale[s * job.scale.step]))
-    for s in range(begin + groups * SUM_LANES, end):
+    while s + SUM_LANES <= end:
+        if real is float and job.scale.step == 0:
+            for lane in range(SUM_LANES):
+                totals[lane] += weighted(values[s + lane], constant)
+        elif real is float:
+            for lane in range(SUM_LANES):
+                totals[lane] += weighted(values[s + lane], scale[s + lane])
+        else:
+            for lane in range(SUM_LANES):
+                add(&totals[lane], &errors[lane], weighted(values[s + lane], scale[(s + lane) * job.scale.step]))
+        s += SUM_LANES
+    while s < end:
         add(&total, &error, weighted(values[s], scale[s * job.scale.step]))
-    for lane in range(SUM_LANES):
+        s += 1
+    for lane in range(SUM_LANES if end - begin >= SUM_LANES else 0):
         add(&total, &error, settle(totals[lane], errors[lane]))
     return settle(total, error)
 

@@ -1,61 +1,9 @@
-# What every lane kernel is made of: log1p, transposition, and tiles of LANES samples.
+# What every lane kernel is made of: transposition, and tiles of LANES samples.
 #
 # A tile is a scratch array [class][lane] in the computing type.
 
 cdef enum:
     TILE_CLASSES = BLOCK // LANES  # classes in one tile
-
-
-cdef inline real log1p_positive(real x) noexcept nogil:
-    """log(1 + x) for x >= 0, within 1.5 ulp."""
-    if real is float:
-        return log1p_float(x)
-    else:
-        return log1p_double(x)
-
-
-cdef inline float log1p_float(float x) noexcept nogil:
-    # 1 + x = 2**k m with m in [0.71, 1.41], then a polynomial in f = m - 1; f is x itself when k is 0.
-    cdef float one = 1
-    cdef float u = one + x
-    cdef uint32_t shifted = bits32(u) - <uint32_t>0x3F3504F3
-    cdef float k = <float>(<int>shifted >> 23)
-    cdef float m = float_from((shifted & <uint32_t>0x007FFFFF) + <uint32_t>0x3F3504F3)
-    cdef float lost = (x - (u - one) if x < one else one - (u - x)) / u
-    cdef float f = x if k == <float>0 else m - one
-    cdef float p = <float>0.070376836292
-    p = p * f - <float>0.1151461031
-    p = p * f + <float>0.11676998740
-    p = p * f - <float>0.12420140846
-    p = p * f + <float>0.14249322787
-    p = p * f - <float>0.16668057665
-    p = p * f + <float>0.20000714765
-    p = p * f - <float>0.24999993993
-    p = p * f + <float>0.33333331174
-    cdef float square = f * f
-    cdef float tail = square * (f * p - <float>0.5)
-    tail = tail + (k * <float>1.428606765330187e-06 + lost if k != <float>0 else <float>0)
-    return x if x == INFINITY else k * <float>0.693145751953125 + (f + tail)
-
-
-cdef inline double log1p_double(double x) noexcept nogil:
-    # The same, with the polynomial of fdlibm in s = f / (2 + f).
-    cdef double u = 1 + x
-    cdef uint64_t shifted = bits64(u) - <uint64_t>0x3FE6A09E667F3BCD
-    cdef double k = <double>(<int64_t>shifted >> 52)
-    cdef double m = double_from((shifted & <uint64_t>0x000FFFFFFFFFFFFF) + <uint64_t>0x3FE6A09E667F3BCD)
-    cdef double lost = (x - (u - 1) if x < 1 else 1 - (u - x)) / u
-    cdef double f = x if k == 0 else m - 1
-    cdef double s = f / (2 + f)
-    cdef double z = s * s
-    cdef double w = z * z
-    cdef double p = 0.1818357216161805 + w * 0.14798198605116586
-    p = z * (0.6666666666666735 + w * (0.2857142874366239 + w * p))
-    p = p + w * (0.3999999999940942 + w * (0.22222198432149784 + w * 0.15313837699209373))
-    cdef double half_square = 0.5 * f * f
-    cdef double tail = s * (half_square + p)
-    tail = tail + (k * 1.9082149292705877e-10 + lost if k != 0 else 0)
-    return x if x == INFINITY else k * 0.6931471803691238 + (f - (half_square - tail))
 
 
 cdef inline void set_lanes(real* quantity, real value) noexcept nogil:
@@ -113,49 +61,132 @@ cdef extern from * nogil:
     #endif
     FX_TRANSPOSE4(fx_transpose4_float, float)
     FX_TRANSPOSE4(fx_transpose4_double, double)
+
+    /* Of 4-byte numbers, as many rows at once as fill the level's registers: each 128-bit part is 4 x 4 of them. */
+    #if defined(__AVX512F__)
+    #define FX(name) _mm512_##name
+    #define FX_ROWS 16
+    typedef __m512 fx_wide;
+    static inline fx_wide fx_load_rows(const float* p, ptrdiff_t rows4) {
+        fx_wide v = _mm512_castps128_ps512(_mm_loadu_ps(p));
+        v = _mm512_insertf32x4(v, _mm_loadu_ps(p + rows4), 1);
+        v = _mm512_insertf32x4(v, _mm_loadu_ps(p + 2 * rows4), 2);
+        return _mm512_insertf32x4(v, _mm_loadu_ps(p + 3 * rows4), 3);
+    }
+    #define FX_PART(v, i) ((i) == 0 ? _mm512_castps512_ps128(v) : _mm512_extractf32x4_ps(v, i))
+    #elif defined(__AVX2__)
+    #define FX(name) _mm256_##name
+    #define FX_ROWS 8
+    typedef __m256 fx_wide;
+    static inline fx_wide fx_load_rows(const float* p, ptrdiff_t rows4) {
+        return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + rows4), 1);
+    }
+    #define FX_PART(v, i) ((i) == 0 ? _mm256_castps256_ps128(v) : _mm256_extractf128_ps(v, 1))
+    #elif defined(__SSE2__)
+    #define FX(name) _mm_##name
+    #define FX_ROWS 4
+    typedef __m128 fx_wide;
+    static inline fx_wide fx_load_rows(const float* p, ptrdiff_t rows4) { return _mm_loadu_ps(p); }
+    #define FX_PART(v, i) (v)
+    #else
+    #define FX_ROWS 4
+    #endif
+    #ifdef FX
+    #define FX_LOW(a, b) FX(unpacklo_ps)(a, b)
+    #define FX_HIGH(a, b) FX(unpackhi_ps)(a, b)
+    #define FX_LOW2(a, b) FX(castpd_ps)(FX(unpacklo_pd)(FX(castps_pd)(a), FX(castps_pd)(b)))
+    #define FX_HIGH2(a, b) FX(castpd_ps)(FX(unpackhi_pd)(FX(castps_pd)(a), FX(castps_pd)(b)))
+    #define FX_TRANSPOSE_PARTS(a, b, c, d)                                                                 \\
+        const fx_wide ab = FX_LOW(a, b), AB = FX_HIGH(a, b), cd = FX_LOW(c, d), CD = FX_HIGH(c, d);        \\
+        a = FX_LOW2(ab, cd), b = FX_HIGH2(ab, cd), c = FX_LOW2(AB, CD), d = FX_HIGH2(AB, CD);
+    static inline void fx_rows_to_lanes(const float* rows, ptrdiff_t stride, float* lanes, ptrdiff_t step) {
+        fx_wide a = fx_load_rows(rows, 4 * stride), b = fx_load_rows(rows + stride, 4 * stride);
+        fx_wide c = fx_load_rows(rows + 2 * stride, 4 * stride), d = fx_load_rows(rows + 3 * stride, 4 * stride);
+        FX_TRANSPOSE_PARTS(a, b, c, d)
+        FX(storeu_ps)(lanes, a), FX(storeu_ps)(lanes + step, b);
+        FX(storeu_ps)(lanes + 2 * step, c), FX(storeu_ps)(lanes + 3 * step, d);
+    }
+    static inline void fx_lanes_to_rows(const float* lanes, ptrdiff_t step, float* rows, ptrdiff_t stride) {
+        fx_wide a = FX(loadu_ps)(lanes), b = FX(loadu_ps)(lanes + step);
+        fx_wide c = FX(loadu_ps)(lanes + 2 * step), d = FX(loadu_ps)(lanes + 3 * step);
+        FX_TRANSPOSE_PARTS(a, b, c, d)
+    #define FX_STORE_PARTS(i)                                                                              \\
+        _mm_storeu_ps(rows + 4 * (i) * stride, FX_PART(a, i));                                             \\
+        _mm_storeu_ps(rows + (4 * (i) + 1) * stride, FX_PART(b, i));                                       \\
+        _mm_storeu_ps(rows + (4 * (i) + 2) * stride, FX_PART(c, i));                                       \\
+        _mm_storeu_ps(rows + (4 * (i) + 3) * stride, FX_PART(d, i));
+        FX_STORE_PARTS(0)
+    #if FX_ROWS > 4
+        FX_STORE_PARTS(1)
+    #endif
+    #if FX_ROWS > 8
+        FX_STORE_PARTS(2)
+        FX_STORE_PARTS(3)
+    #endif
+    }
+    #else
+    #define fx_rows_to_lanes fx_transpose4_float
+    #define fx_lanes_to_rows fx_transpose4_float
+    #endif
     """
-    void fx_transpose4_float(const float* source, Py_ssize_t stride, float* target, Py_ssize_t target_stride)
     void fx_transpose4_double(const double* source, Py_ssize_t stride, double* target, Py_ssize_t target_stride)
+    void fx_rows_to_lanes(const float* rows, Py_ssize_t stride, float* lanes, Py_ssize_t step)
+    void fx_lanes_to_rows(const float* lanes, Py_ssize_t step, float* rows, Py_ssize_t stride)
+    const int FX_ROWS
 
 
-cdef inline void transpose4(
-    const real* source, Py_ssize_t stride, real* target, Py_ssize_t target_stride
+cdef inline Py_ssize_t rows_to_lanes(
+    const real* rows, Py_ssize_t stride, real* lanes, Py_ssize_t step
 ) noexcept nogil:
-    """target[j, i] = source[i, j] for i, j in 0..3."""
+    """lanes[j, i] = rows[i, j] for j in 0..3 and some i; returns how many."""
     if real is float:
-        fx_transpose4_float(source, stride, target, target_stride)
+        fx_rows_to_lanes(rows, stride, lanes, step)
+        return FX_ROWS
     else:
-        fx_transpose4_double(source, stride, target, target_stride)
+        fx_transpose4_double(rows, stride, lanes, step)
+        return 4
+
+
+cdef inline Py_ssize_t lanes_to_rows(
+    const real* lanes, Py_ssize_t step, real* rows, Py_ssize_t stride
+) noexcept nogil:
+    """The way back; rows in ascending order, since what is stored of one may spill into the next."""
+    if real is float:
+        fx_lanes_to_rows(lanes, step, rows, stride)
+        return FX_ROWS
+    else:
+        fx_transpose4_double(lanes, step, rows, stride)
+        return 4
 
 
 cdef inline void rows_to_tile(
     const real* rows, Py_ssize_t stride, Py_ssize_t classes, Py_ssize_t count, real* tile
 ) noexcept nogil:
-    """tile[class][lane] = rows[lane][class] for blocks of 4 lanes; fewer than 4 classes read into the next row."""
-    cdef Py_ssize_t lane = 0, c
+    """tile[class][lane] = rows[lane][class], some lanes more than `count`; fewer than 4 classes read into other rows."""
+    cdef Py_ssize_t lane = 0, done = 0, c
     while lane < count:
         c = 0
         while True:
-            transpose4(rows + lane * stride + c, stride, tile + c * LANES + lane, LANES)
+            done = rows_to_lanes(rows + lane * stride + c, stride, tile + c * LANES + lane, LANES)
             if c + 4 >= classes:
                 break
             c = min(c + 4, classes - 4)
-        lane += 4
+        lane += done
 
 
 cdef inline void tile_to_rows(
     const real* tile, Py_ssize_t stride, Py_ssize_t classes, Py_ssize_t count, real* rows
 ) noexcept nogil:
-    """The way back; lanes in ascending order, since with fewer than 4 classes a lane spills into the next one's row."""
-    cdef Py_ssize_t lane = 0, c
+    """The way back."""
+    cdef Py_ssize_t lane = 0, done = 0, c
     while lane < count:
         c = 0
         while True:
-            transpose4(tile + c * LANES + lane, LANES, rows + lane * stride + c, stride)
+            done = lanes_to_rows(tile + c * LANES + lane, LANES, rows + lane * stride + c, stride)
             if c + 4 >= classes:
                 break
             c = min(c + 4, classes - 4)
-        lane += 4
+        lane += done
 
 
 cdef inline void load_tile(
@@ -180,21 +211,29 @@ cdef inline void load_tile(
 
 
 cdef inline void store_tile(
-    const real* tile, Py_ssize_t class_step, Py_ssize_t lane_step, Py_ssize_t classes, Py_ssize_t count, storage* target
+    const real* tile, Py_ssize_t class_step, Py_ssize_t lane_step, Py_ssize_t classes, Py_ssize_t count,
+    storage* target, Sink* sink,
 ) noexcept nogil:
     cdef real rows[BLOCK + LANES]
+    cdef storage narrowed[BLOCK]
     cdef Py_ssize_t c, lane
     if lane_step == 1:
         for c in range(classes):
             store(tile + c * LANES, count, target + c * class_step, 1)
         return
     if storage is real:
-        if class_step == 1 and classes >= 4 and count == LANES:
+        if class_step == 1 and classes >= 4 and count == LANES and sink == NULL:
             tile_to_rows(tile, lane_step, classes, count, target)
             return
     tile_to_rows(tile, classes, classes, count, rows)
     if class_step == 1 and lane_step == classes:
-        store(rows, count * classes, target, 1)
+        if sink == NULL:
+            store(rows, count * classes, target, 1)
+        elif storage is real:
+            send(sink, <char*>target, <const char*>rows, count * classes * sizeof(storage))
+        else:
+            store(rows, count * classes, narrowed, 1)
+            send(sink, <char*>target, <const char*>narrowed, count * classes * sizeof(storage))
     else:
         for lane in range(count):
             store(rows + lane * classes, classes, target + lane * lane_step, class_step)
@@ -227,20 +266,21 @@ cdef inline Py_ssize_t read_tile(
 
 
 cdef inline void write_tile(
-    const Job* job, Py_ssize_t first, Py_ssize_t count, Py_ssize_t b, const real* tile
+    const Job* job, Py_ssize_t first, Py_ssize_t count, Py_ssize_t b, const real* tile, Work* work
 ) noexcept nogil:
     cdef const Tensor* tensor = &job.out
+    cdef Sink* sink = &work.sink if job.streamed else NULL
     cdef Py_ssize_t classes = min(job.classes - b * TILE_CLASSES, TILE_CLASSES)
     cdef Py_ssize_t step = lane_step(tensor, job)
     cdef char* target = sample_at(tensor, job.inner, first) + b * TILE_CLASSES * tensor.step * tensor.itemsize
     if tensor.storage == FLOAT32:
-        store_tile(tile, tensor.step, step, classes, count, <float*>target)
+        store_tile(tile, tensor.step, step, classes, count, <float*>target, sink)
     elif tensor.storage == FLOAT64:
-        store_tile(tile, tensor.step, step, classes, count, <double*>target)
+        store_tile(tile, tensor.step, step, classes, count, <double*>target, sink)
     elif tensor.storage == FLOAT16:
-        store_tile(tile, tensor.step, step, classes, count, <half*>target)
+        store_tile(tile, tensor.step, step, classes, count, <half*>target, sink)
     else:
-        store_tile(tile, tensor.step, step, classes, count, <bfloat16*>target)
+        store_tile(tile, tensor.step, step, classes, count, <bfloat16*>target, sink)
 
 
 cdef inline void read_target_tile(

@@ -6,7 +6,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from ._backends import Array
-from ._problem import Gradient, classification_loss, finite_number
+from ._problem import classification_loss, finite_number
 
 
 def cross_entropy(
@@ -153,11 +153,13 @@ def cross_entropy_with_grad(
     coefficients = _coefficients(label_smoothing, z_loss)
     return classification_loss(
         "cross_entropy", "logits", logits, target, weight, sample_weight, coefficients, ignore_index, reduction, axis,
-        Gradient(grad_output, out),
+        (grad_output, out),
     )  # fmt: skip
 
 
 def _coefficients(label_smoothing: float, z_loss: float) -> tuple[float, float]:
+    if type(label_smoothing) is type(z_loss) is float and label_smoothing == z_loss == 0:
+        return 0.0, 0.0
     return finite_number("label_smoothing", label_smoothing, 0, 1), finite_number("z_loss", z_loss, 0, math.inf)
 
 
@@ -247,5 +249,5 @@ def nll_loss_with_grad(
     """
     return classification_loss(
         "nll", "log_probs", log_probs, target, weight, sample_weight, (), ignore_index, reduction, axis,
-        Gradient(grad_output, out),
+        (grad_output, out),
     )  # fmt: skip

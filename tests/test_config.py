@@ -194,7 +194,7 @@ def test_openmp_variable_limits_the_threads():
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity masks here")
 def test_affinity_mask_limits_the_threads():
     one = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
-    assert python(f"{one}; from fastxent import _config; print(_config.num_threads())").stdout.strip() == "1"
+    assert python(f"{one}; from fastxent import _config; print(_config.num_threads(None))").stdout.strip() == "1"
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_show_config_says_what_runs(capsys):
     assert report["cython build"]["level"] == _backends.choose_level()
     assert report["backends"]["cython"] == "available"
     assert report["backends"]["cuda"].startswith("unavailable: ")
-    assert report["threads"]["used"] == _config.num_threads()
+    assert report["threads"]["used"] == _config.num_threads(None)
     for section, entries in report.items():
         assert f"{section}:\n" in text
         for name, value in entries.items():
