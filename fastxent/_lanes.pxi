@@ -336,20 +336,20 @@ cdef inline void cross_entropy_gradient_tile(
     const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* q, bint skips, real* state, Work* work
 ) noexcept nogil:
     """`cross_entropy_gradient` for LANES samples; the gradient of class LABEL is PATCH."""
-    cdef real total, e_k, t_k, z, rest, one = 1
+    cdef real share, e_k, t_k, z, rest, one = 1
     cdef Py_ssize_t b, c, lane
     label_targets(job, first, count, q != NULL, state)
     read_scale(job, first, count, state)
     for lane in range(LANES):
         rest = state[REST + lane]
-        total = one + rest
+        share = one / (one + rest)  # the likeliest class's probability
         e_k = exp_negative(state[BELOW + lane])
         t_k = state[SCRATCH + lane]
         z = state[FACTOR + lane]
         state[PATCH + lane] = state[MINUS + lane] * (
             (state[MASS + lane] - t_k + z) * e_k - (state[HOT + lane] + t_k) * (rest + (one - e_k))
-        ) / total
-        state[FACTOR + lane] = state[MINUS + lane] * (state[MASS + lane] + state[HOT + lane] + z) / total
+        ) * share
+        state[FACTOR + lane] = state[MINUS + lane] * (state[MASS + lane] + state[HOT + lane] + z) * share
     if skips:
         skip_lanes(job, first, count, state + PATCH, state)
     for b in range(job.tiles):

@@ -193,11 +193,15 @@ cdef inline void load_tile(
     const storage* source, Py_ssize_t class_step, Py_ssize_t lane_step, Py_ssize_t classes, Py_ssize_t count, real* tile
 ) noexcept nogil:
     cdef real rows[BLOCK + LANES]
-    cdef Py_ssize_t c, lane
+    cdef Py_ssize_t c, lane, line
     if lane_step == 1:
         for c in range(classes):
+            for line in range(LANES * <Py_ssize_t>sizeof(storage) // 64):  # of the next tile
+                prefetch(<const char*>(source + c * class_step + LANES) + line * 64)
             load(source + c * class_step, 1, count, tile + c * LANES)
         return
+    for line in range((count * classes * <Py_ssize_t>sizeof(storage) // 64) if class_step == 1 else 0):
+        prefetch(<const char*>source + line * 64 + AHEAD)
     if storage is real:  # nothing to widen: saves a copy where no load reaches beyond the array
         if class_step == 1 and classes >= 4 and count == LANES:
             rows_to_tile(source, lane_step, classes, count, tile)
