@@ -83,13 +83,14 @@ class Target:
         labels = load_some(self.labels.data, first, lanes, self.stage)
         valid = (labels != ignore_index) & (labels >= 0) & (labels < classes)
         without = where(labels == ignore_index, self.tile.number(0.0), math.nan)
-        one = self.weight.size == 1
-        for lane in each(0, where(one, 0, lanes)):
-            label = self.labels.data[first + lane]
-            counts = (label >= 0) & (label < classes)
-            self.weights[lane] = self.weight.data[where(counts, label, 0)]
-        weights = where(one, self.weight.data[0].splat(), self.weights.load(0))
-        return where(valid, labels, -1).to(INT32), without, weights
+        weights = Variables(pack=self.weight.data[0].splat())
+        with when(self.weight.size > 1):
+            for lane in each(0, lanes):
+                label = self.labels.data[first + lane]
+                counts = (label >= 0) & (label < classes)
+                self.weights[lane] = self.weight.data[where(counts, label, 0)]
+            weights.pack = self.weights.load(0)
+        return where(valid, labels, -1).to(INT32), without, weights.pack
 
 
 def scan(x, tile, first, lanes, label=None, target=None):
@@ -171,9 +172,10 @@ class Scale:
 
     def read(self, first, lanes):
         """So many samples' factors, in the computing type."""
-        several = self.scale.size > 1
-        pack = load_some(self.scale.data, where(several, first, 0), where(several, lanes, 1), self.stage)
-        return where(several, pack * self.factor, (self.scale.data[0] * self.factor).splat())
+        s = Variables(pack=self.scale.data[0].splat())
+        with when(self.scale.size > 1):
+            s.pack = load_some(self.scale.data, first, lanes, self.stage)
+        return s.pack * self.factor
 
 
 # --- kernels -----------------------------------------------------------------------------------------------------

@@ -76,6 +76,12 @@ class Tiles:
         self.array, self.stage = array, array.data.scratch(NUMBERS + CHUNK)  # fewer classes move as CHUNK
         self.classes = array.shape[1]
 
+    def following(self, first):
+        """How many samples lie side by side from this one on."""
+        outer, _, inner = self.array.shape
+        run = where(inner > 1, inner, outer)
+        return run - first % run
+
     def rows(self, first, start):
         """Where class `start` of sample `first` lies."""
         outer, step, inner = self.array.strides
@@ -89,9 +95,13 @@ class Tiles:
         strided = rows.across == 1
         with when(strided):
             for c in each(0, classes):
-                tile.store(c * LANES, widen(load_some(rows.pointer, rows.offset + c * rows.step, lanes, self.stage)))
+                place = rows.offset + c * rows.step
+                rows.pointer.fetch(place + LANES)  # for the next tile: too many streams for a processor to foresee
+                tile.store(c * LANES, widen(load_some(rows.pointer, place, lanes, self.stage)))
         with when(strided == 0):
-            staged = (rows.step != 1) | (lanes < LANES) | (classes < CHUNK)
+            # Fewer classes than CHUNK are read with the next sample's, where there is one.
+            alone = (rows.across != classes) | (self.following(first) < lanes + CHUNK)
+            staged = (rows.step != 1) | (lanes < LANES) | ((classes < CHUNK) & alone)
             with when(staged):
                 Rows(self.stage, rows.offset.like(0), classes, rows.step.like(1)).copy(rows, lanes, classes)
             source = either(staged, self.stage, rows.pointer)
