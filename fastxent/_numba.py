@@ -92,10 +92,12 @@ def _row_major(array: Any) -> Any:
     return np.ascontiguousarray(array.swapaxes(1, -1)).swapaxes(1, -1)
 
 
-def _run(name: str, x: Array, y: Array, between: tuple[Any, ...], out: Array, num_threads: int, kept: int) -> None:
+def _run(
+    name: str, x: Array, y: Array, between: tuple[Any, ...], out: Array | None, num_threads: int, kept: int
+) -> None:
     """Call the kernel of this name, (x, *between, out, counter, size, spare), for all samples.
 
-    The types of arguments follow from those of x and y. Row kernels may need memory for `kept` exponentials.
+    The types of arguments follow from those of x and y, and from whether there is an out. Row kernels may need memory for `kept` exponentials.
     """
     classes, inner = x.shape[1], _inner(x)
     samples = x.shape[0] * inner
@@ -110,9 +112,9 @@ def _run(name: str, x: Array, y: Array, between: tuple[Any, ...], out: Array, nu
     team = min(num_threads, -(-samples * classes // HELP))
     arguments = *arguments, np.zeros(1, np.int64), size if team > 1 else samples
     dtype = _computing(x)
-    version = _version((kernel, x.dtype, y.dtype, x.ndim), (*arguments, np.empty(0, dtype)))
+    version = _version((kernel, x.dtype, y.dtype, x.ndim, out is None), (*arguments, np.empty(0, dtype)))
     _in_threads(lambda: version(*arguments, np.empty(spare, dtype)), team)
-    if arguments[-3] is not out:
+    if out is not None and arguments[-3] is not out:
         out[...] = arguments[-3]
 
 
@@ -149,11 +151,11 @@ def _loss(
     name: str, x: Array, target: Array, weight: Array, scale: Array, coefficients: tuple[Any, ...], num_threads: int,
     loss: Array | None, grad: Array | None,
 ) -> float:  # fmt: skip
-    """Call a kernel that takes labels and probabilities, one of which is None; an empty gradient is not wanted."""
+    """Call a kernel that takes labels and probabilities, one of which is None."""
     targets = (target, None) if target.ndim == 1 else (None, target)
     losses = np.empty(x.shape[0] * _inner(x), _computing(x)) if loss is None else loss
-    out, kept = (np.empty((0, 1, 1)[: x.ndim], x.dtype), rows.BLOCK) if grad is None else (grad, rows.KEPT)
-    _run(name, x, target, (*targets, _not_empty(weight), scale, *coefficients, losses), out, num_threads, kept)
+    between = *targets, _not_empty(weight), scale, *coefficients, losses
+    _run(name, x, target, between, grad, num_threads, rows.BLOCK if grad is None else rows.KEPT)
     return weighted_sum(losses, scale, num_threads) if loss is None else 0.0
 
 

@@ -264,7 +264,11 @@ def cross_entropy(
 ):  # fmt: skip
     """One pass; for the gradient of more than TILE classes two, and twice the exponentials."""
     tile, stage, logits = loss.data.scratch(NUMBERS), loss.data.scratch(LANES), Tiles(x)
-    target, scales, result = Target(labels, probs, weight, keep, spread, tile), Scale(scale, factor), Tiles(grad)
+    target, scales, result = (
+        Target(labels, probs, weight, keep, spread, tile),
+        Scale(scale, factor),
+        grad and Tiles(grad),
+    )
     hot = q_k = zero = tile.number(0.0)
     label = without = None
     for first, lanes in tiles(x, counter, size):
@@ -277,33 +281,34 @@ def cross_entropy(
         below = zero if probs is not None else below
         losses = sample_loss(top, log_total, mass, cross, hot, below, z_loss)
         store_some(loss.data, first, lanes, losses if label is None else where(label < 0, without, losses), stage)
-        with when(grad.size > 0):
-            minus, z = scales.read(first, lanes), (top + log_total) * (z_loss * 2.0)
-            inverse = minus.like(1.0) / (rest + 1.0)
-            share = (mass + hot + z) * inverse
-            slope, patch = (
-                share * minus,
-                likely_gradient(rest, mass, hot, q_k, exp_negative(below), z) * inverse * minus,
-            )
-            if probs is None:
-                patch = where(label < 0, without, patch)
-            for start, classes in parts(logits.classes):
-                exponentials(logits, tile, first, lanes, start, classes, top)
-                with when(logits.classes > TILE):
-                    target.read(first, lanes, start, classes)
-                for c in each(0, classes):
-                    e = tile.load(c * LANES)
-                    g = Variables(value=slope * e)
-                    with when(target.dense):
-                        q = target.at(start, c)
-                        value = share * e - q
-                        if probs is not None:
-                            value = where(e == 1.0, likely_gradient(rest, mass, hot, q, 1.0, z) * inverse, value)
-                        g.value = value * minus
-                    if probs is None:
-                        g.value = where((label == start + c) | (label < 0), patch, g.value)
-                    tile.store(c * LANES, g.value)
-                result.write(tile, first, lanes, start, classes)
+        if grad is None:
+            continue
+        minus, z = scales.read(first, lanes), (top + log_total) * (z_loss * 2.0)
+        inverse = minus.like(1.0) / (rest + 1.0)
+        share = (mass + hot + z) * inverse
+        slope, patch = (
+            share * minus,
+            likely_gradient(rest, mass, hot, q_k, exp_negative(below), z) * inverse * minus,
+        )
+        if probs is None:
+            patch = where(label < 0, without, patch)
+        for start, classes in parts(logits.classes):
+            exponentials(logits, tile, first, lanes, start, classes, top)
+            with when(logits.classes > TILE):
+                target.read(first, lanes, start, classes)
+            for c in each(0, classes):
+                e = tile.load(c * LANES)
+                g = Variables(value=slope * e)
+                with when(target.dense):
+                    q = target.at(start, c)
+                    value = share * e - q
+                    if probs is not None:
+                        value = where(e == 1.0, likely_gradient(rest, mass, hot, q, 1.0, z) * inverse, value)
+                    g.value = value * minus
+                if probs is None:
+                    g.value = where((label == start + c) | (label < 0), patch, g.value)
+                tile.store(c * LANES, g.value)
+            result.write(tile, first, lanes, start, classes)
 
 
 @kernel
@@ -311,7 +316,11 @@ def nll(x, labels, probs, weight, scale, ignore_index, factor, loss, grad, count
     """-sum_j t_j x_j and its gradient -t: only the label's class is read, or all classes once for probabilities."""
     tile, stage, logits = loss.data.scratch(NUMBERS), loss.data.scratch(LANES), Tiles(x)
     one, zero = factor.like(1.0), tile.number(0.0)
-    target, scales, result = Target(labels, probs, weight, one, one * 0.0, tile), Scale(scale, factor), Tiles(grad)
+    target, scales, result = (
+        Target(labels, probs, weight, one, one * 0.0, tile),
+        Scale(scale, factor),
+        grad and Tiles(grad),
+    )
     label = without = patch = None
     for first, lanes in tiles(x, counter, size):
         minus, s = zero - scales.read(first, lanes), Variables(mass=zero, cross=zero)
@@ -330,14 +339,15 @@ def nll(x, labels, probs, weight, scale, ignore_index, factor, loss, grad, count
                 target.read(first, lanes, start, classes)
                 add_target(s, tile, zero, start, classes, target)
         store_some(loss.data, first, lanes, zero - s.cross, stage)
-        with when(grad.size > 0):
-            for start, classes in parts(logits.classes):
-                target.read(first, lanes, start, classes)
-                for c in each(0, classes):
-                    if labels is not None:
-                        g = where((label == start + c) | (label < 0), patch, zero)
-                    else:
-                        q = target.at(start, c)
-                        g = where(q != 0.0, minus * q, 0.0)
-                    tile.store(c * LANES, g)
-                result.write(tile, first, lanes, start, classes)
+        if grad is None:
+            continue
+        for start, classes in parts(logits.classes):
+            target.read(first, lanes, start, classes)
+            for c in each(0, classes):
+                if labels is not None:
+                    g = where((label == start + c) | (label < 0), patch, zero)
+                else:
+                    q = target.at(start, c)
+                    g = where(q != 0.0, minus * q, 0.0)
+                tile.store(c * LANES, g)
+            result.write(tile, first, lanes, start, classes)

@@ -133,7 +133,7 @@ class Kept:
     """
 
     def __init__(self, spare, classes, result=None, wanted=True):
-        self.zero, self.all = spare.data.number(0.0), spare.size >= classes
+        self.zero, self.all, self.wanted = spare.data.number(0.0), spare.size >= classes, (classes >= 0) & wanted
         self.row = Row(spare.data, classes.like(0))
         if result is not None and result.pointer.kind == spare.data.kind:
             self.all = (classes <= KEPT) & wanted
@@ -152,7 +152,8 @@ class Kept:
 
     def write(self, start, index, left, pack):
         """Keep it."""
-        self.row.write(index - where(self.all, 0, start), left, pack)
+        with when(self.wanted):
+            self.row.write(index - where(self.all, 0, start), left, pack)
 
     def number(self, start):
         """Which of the tops is this block's."""
@@ -268,7 +269,7 @@ def exponentials(row, classes, top, kept):
 @kernel
 def logsumexp(x, out, counter, size, spare):
     """One pass; out is (samples,)."""
-    logits, kept = Rows(x), Kept(spare, x.shape[1])
+    logits, kept = Rows(x), Kept(spare, x.shape[1], wanted=False)
     for s in samples(x, counter, size):
         top, rest, *_ = scan(logits[s], logits.classes, kept)
         out.data[s] = log_sum_exp(top, rest)
@@ -292,7 +293,7 @@ def softmax(x, scale, out, counter, size, spare):
 @kernel
 def log_softmax(x, out, counter, size, spare):
     """Two passes; x - top - log_total in this order: the first difference is exact where it matters."""
-    logits, results, kept = Rows(x), Rows(out), Kept(spare, x.shape[1])
+    logits, results, kept = Rows(x), Rows(out), Kept(spare, x.shape[1], wanted=False)
     for s in samples(x, counter, size):
         row, result = logits[s], results[s]
         top, rest, *_ = scan(row, logits.classes, kept)
@@ -334,7 +335,7 @@ def log_softmax_vjp(log_probs, grad_output, out, counter, size, spare):
 
 
 @contextmanager
-def settling(labels, s, classes, ignore_index, loss, grad, results):
+def settling(labels, s, classes, ignore_index, loss, results):
     """Code for samples that count; loss and gradient of the others are 0 if they are ignored, else nan."""
     if labels is None:
         yield
@@ -346,7 +347,7 @@ def settling(labels, s, classes, ignore_index, loss, grad, results):
     with when(counts == 0):
         without = where(label == ignore_index, loss.data.number(0.0), math.nan)
         loss.data[s] = without.lane(0)
-        with when(grad.size > 0):
+        if results is not None:
             for j, left in packs(0, classes):
                 results[s].write(j, left, without)
 
@@ -356,11 +357,18 @@ def cross_entropy(
     x, labels, probs, weight, scale, keep, spread, z_loss, ignore_index, factor, loss, grad, counter, size, spare
 ):  # fmt: skip
     """One pass; for the gradient of rows of more than KEPT classes two, and twice the exponentials."""
-    logits, results, target = Rows(x), Rows(grad), Target(probs, weight, keep, spread)
+    logits, results, target = Rows(x), grad and Rows(grad), Target(probs, weight, keep, spread)
     for s in samples(x, counter, size):
-        with settling(labels, s, logits.classes, ignore_index, loss, grad, results):
-            row, result, k, hot, q_k, below = logits[s], results[s], None, keep * 0.0, keep * 0.0, keep * 0.0
-            kept = Kept(spare, logits.classes, result, grad.size > 0)
+        with settling(labels, s, logits.classes, ignore_index, loss, results):
+            row, result, k, hot, q_k, below = (
+                logits[s],
+                results and results[s],
+                None,
+                keep * 0.0,
+                keep * 0.0,
+                keep * 0.0,
+            )
+            kept = Kept(spare, logits.classes, result, grad is not None)
             if labels is not None:
                 k = labels.data[s]
                 own = weight.at(k).to(FLOAT64)
@@ -370,37 +378,44 @@ def cross_entropy(
             log_total = log1p_positive(rest)
             below = below - top if labels is not None else below
             loss.data[s] = sample_loss(top, log_total, mass, cross, hot, below, z_loss)
-            with when(grad.size > 0):
-                minus, z = scale.at(s).to(FLOAT64) * factor, (top + log_total) * (z_loss * 2.0)
-                inverse = rest.like(1.0) / (rest + 1.0)
-                share = (mass + hot + z) * inverse
-                for start, stop, part, one in exponentials(row, logits.classes, top, kept):
-                    slope, share_here, one = kept.pack(minus * share * part), kept.pack(share * part), kept.pack(one)
-                    for j, left in packs(start, stop):
-                        e = kept.read(start, j, left)
-                        g = Variables(value=slope * e)
-                        with when(target.dense):
-                            q = target.read(s, j, left)
-                            g.value = share_here * e - q
-                            if probs is not None:
-                                with when(anywhere(e == one)):
-                                    likely = likely_gradient(rest, mass, hot, q.to(FLOAT64), 1.0, z) * inverse
-                                    g.value = where(e == one, likely, g.value)
-                            g.value = g.value * kept.pack(minus)
-                        result.write(j, left, g.value)
-                if labels is not None:
-                    patch = likely_gradient(rest, mass, hot, q_k, exp_negative(below), z)
-                    result[k] = minus * patch * inverse
+            if grad is None:
+                continue
+            minus, z = scale.at(s).to(FLOAT64) * factor, (top + log_total) * (z_loss * 2.0)
+            inverse = rest.like(1.0) / (rest + 1.0)
+            share = (mass + hot + z) * inverse
+            for start, stop, part, one in exponentials(row, logits.classes, top, kept):
+                slope, share_here, one = kept.pack(minus * share * part), kept.pack(share * part), kept.pack(one)
+                for j, left in packs(start, stop):
+                    e = kept.read(start, j, left)
+                    g = Variables(value=slope * e)
+                    with when(target.dense):
+                        q = target.read(s, j, left)
+                        g.value = share_here * e - q
+                        if probs is not None:
+                            with when(anywhere(e == one)):
+                                likely = likely_gradient(rest, mass, hot, q.to(FLOAT64), 1.0, z) * inverse
+                                g.value = where(e == one, likely, g.value)
+                        g.value = g.value * kept.pack(minus)
+                    result.write(j, left, g.value)
+            if labels is not None:
+                patch = likely_gradient(rest, mass, hot, q_k, exp_negative(below), z)
+                result[k] = minus * patch * inverse
 
 
 @kernel
 def nll(x, labels, probs, weight, scale, ignore_index, factor, loss, grad, counter, size, spare):
     """-sum_j t_j x_j and its gradient -t: only the label's class is read, or all classes once for probabilities."""
-    logits, results, zero = Rows(x), Rows(grad), spare.data.number(0.0)
+    logits, results, zero = Rows(x), grad and Rows(grad), spare.data.number(0.0)
     target = Target(probs, weight, factor.like(1.0), factor.like(0.0))
     for s in samples(x, counter, size):
-        with settling(labels, s, logits.classes, ignore_index, loss, grad, results):
-            row, result, minus, k, own = logits[s], results[s], scale.at(s).to(FLOAT64) * factor * -1.0, None, None
+        with settling(labels, s, logits.classes, ignore_index, loss, results):
+            row, result, minus, k, own = (
+                logits[s],
+                results and results[s],
+                scale.at(s).to(FLOAT64) * factor * -1.0,
+                None,
+                None,
+            )
             if labels is not None:
                 k = labels.data[s]
                 own = weight.at(k).to(FLOAT64)
@@ -411,9 +426,10 @@ def nll(x, labels, probs, weight, scale, ignore_index, factor, loss, grad, count
                     _, cross = target_sums(row, start, stop, zero, target, s)
                     found.total = found.total - cross
                 loss.data[s] = found.total
-            with when(grad.size > 0):
-                for j, left in packs(0, logits.classes):
-                    q = zero if labels is not None else target.read(s, j, left)
-                    result.write(j, left, where(q != 0.0, q * zero.like(minus), 0.0))
-                if labels is not None:
-                    result[k] = minus * own
+            if grad is None:
+                continue
+            for j, left in packs(0, logits.classes):
+                q = zero if labels is not None else target.read(s, j, left)
+                result.write(j, left, where(q != 0.0, q * zero.like(minus), 0.0))
+            if labels is not None:
+                result[k] = minus * own
