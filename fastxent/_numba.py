@@ -97,7 +97,8 @@ def _run(
 ) -> None:
     """Call the kernel of this name, (x, *between, out, counter, size, spare), for all samples.
 
-    The types of arguments follow from those of x and y, and from whether there is an out. Row kernels may need memory for `kept` exponentials.
+    The types of arguments follow from those of x and y, and from whether there is an out. Row kernels may need memory
+    for `kept` exponentials.
     """
     classes, inner = x.shape[1], _inner(x)
     samples = x.shape[0] * inner

@@ -21,7 +21,6 @@ from ._formulas import (
     settled,
     widen,
 )  # fmt: skip
-from ._numba_tiles import store_some
 from ._numba_trace import (
     FLOAT32,
     FLOAT64,
@@ -50,23 +49,24 @@ KEPT = 16 * BLOCK  # longest row whose exponentials are kept for the gradient: t
 class Row:
     """Numbers side by side: a pointer and an offset."""
 
-    def __init__(self, pointer, offset, stage=None):
-        self.pointer, self.offset, self.stage = pointer, offset, stage or pointer.scratch(LANES)
+    def __init__(self, pointer, offset):
+        self.pointer, self.offset = pointer, offset
 
     def read(self, index, left, filler=0.0):
         """A pack in the computing type; only `left` numbers of it if that is not None, then the filler."""
         if left is None:
             return widen(self.pointer.load(self.offset + index))
         computed = FLOAT32 if self.pointer.kind in WIDEN else self.pointer.kind
-        self.stage.store(0, narrow(Value(left.builder, None, computed, LANES).like(filler), self.pointer))
-        for i in each(0, left):
-            self.stage[i] = self.pointer[self.offset + index + i]
-        return widen(self.stage.load(0))
+        rest = narrow(Value(left.builder, None, computed, LANES).like(filler), self.pointer)
+        return widen(self.pointer.load_first(self.offset + index, left, rest))
 
     def write(self, index, left, pack):
         """The way back."""
-        whole = self.offset.like(LANES)
-        store_some(self.pointer, self.offset + index, left or whole, narrow(pack, self.pointer), self.stage)
+        pack = narrow(pack, self.pointer)
+        if left is None:
+            self.pointer.store(self.offset + index, pack)
+        else:
+            self.pointer.store_first(self.offset + index, left, pack)
 
     def fetch(self, index):
         """Bring what a pack there takes into cache."""
@@ -84,13 +84,12 @@ class Rows:
     """The rows of an (outer, classes, inner) array."""
 
     def __init__(self, array):
-        self.array, self.stage = array, array.data.scratch(LANES)
-        self.classes = array.shape[1]
+        self.array, self.classes = array, array.shape[1]
 
     def __getitem__(self, s):
         outer, _, inner = self.array.strides
         run = self.array.shape[2]
-        return Row(self.array.data, (s // run) * outer + (s % run) * inner, self.stage)
+        return Row(self.array.data, (s // run) * outer + (s % run) * inner)
 
 
 class Constants:
@@ -409,13 +408,8 @@ def nll(x, labels, probs, weight, scale, ignore_index, factor, loss, grad, count
     target = Target(probs, weight, factor.like(1.0), factor.like(0.0))
     for s in samples(x, counter, size):
         with settling(labels, s, logits.classes, ignore_index, loss, results):
-            row, result, minus, k, own = (
-                logits[s],
-                results and results[s],
-                scale.at(s).to(FLOAT64) * factor * -1.0,
-                None,
-                None,
-            )
+            row, result, k, own = logits[s], results and results[s], None, None
+            minus = scale.at(s).to(FLOAT64) * factor * -1.0
             if labels is not None:
                 k = labels.data[s]
                 own = weight.at(k).to(FLOAT64)

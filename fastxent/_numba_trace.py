@@ -199,6 +199,26 @@ class Pointer:
         place, align = self._place(index, value.count)
         self.builder.store(value.code, place, align=align)
 
+    def _masked(self, name, result, index, left, before, after):
+        """A masked load or store of the first `left` numbers of a pack."""
+        number = ir.IntType(32)
+        place, align = self._place(index, LANES)
+        lanes = Value(self.builder, ir.Constant(ir.VectorType(number, LANES), list(range(LANES))), INT32, LANES)
+        arguments = [*before, place, ir.Constant(number, align), (lanes < left).code, *after]
+        function = ir.FunctionType(result, [argument.type for argument in arguments])
+        suffix = f"v{LANES}{'f' if isinstance(self.kind, types.Float) else 'i'}{self.kind.bitwidth}.p0"
+        function = cgutils.get_or_insert_function(self.builder.module, function, f"llvm.masked.{name}.{suffix}")
+        return self.builder.call(function, arguments)
+
+    def load_first(self, index, left, filler):
+        """The first `left` numbers of the pack that begins there, then those of `filler`."""
+        code = self._masked("load", vector_of(self.kind, LANES), index, left, [], [filler.code])
+        return Value(self.builder, code, self.kind, LANES)
+
+    def store_first(self, index, left, pack):
+        """Put the first `left` numbers of a pack there."""
+        self._masked("store", ir.VoidType(), index, left, [pack.code], [])
+
     def fetch(self, index):
         """Bring what a pack there takes into cache; there need not be anything."""
         byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
