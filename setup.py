@@ -14,9 +14,11 @@ GCC_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast
 
 # module -> what it includes
 MODULES = {
-    "_kernels": ["_blocks.pxi", "_job.pxi", "_rows.pxi", "_tiles.pxi", "_lanes.pxi", "_tasks.pxi", "_elementwise.pxi"],
-    "_limits": ["_blocks.pxi"],
-}
+    "_kernels": [
+        "_team.h", "_blocks.pxi", "_job.pxi", "_rows.pxi", "_tiles.pxi", "_lanes.pxi", "_tasks.pxi", "_elementwise.pxi",
+    ],
+    "_limits": ["_team.h", "_blocks.pxi"],
+}  # fmt: skip
 
 # Ending of a module's name -> flags of its level. `_backends.py` picks the best one that the processor can run.
 LEVELS = {
@@ -44,10 +46,10 @@ DIRECTIVES = {
 def extensions() -> list[Extension]:
     machine = platform.machine().lower().replace("amd64", "x86_64")
     if sys.platform == "win32":  # MSVC: one level, whose vector width is the x86-64 baseline
-        levels, flags, openmp = {"": []}, ["/O2"], ["/openmp"]
+        levels, flags, threads = {"": []}, ["/O2"], []  # and one thread
     else:
         levels, flags = LEVELS.get(machine, {"": []}), GCC_FLAGS
-        openmp = [] if sys.platform == "darwin" else ["-fopenmp"]  # Apple's clang has no OpenMP: single-threaded there
+        threads = ["-pthread"]
     return [
         Extension(
             f"fastxent.{module}{ending}",
@@ -55,10 +57,10 @@ def extensions() -> list[Extension]:
             include_dirs=[np.get_include()],
             define_macros=[
                 ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
-                ("FASTXENT_FLAGS", f'"{" ".join([*flags, *level, *openmp])}"'),
+                ("FASTXENT_FLAGS", f'"{" ".join([*flags, *level, *threads])}"'),
             ],
-            extra_compile_args=[*flags, *level, *openmp],
-            extra_link_args=[] if sys.platform == "win32" else openmp,
+            extra_compile_args=[*flags, *level, *threads],
+            extra_link_args=threads,
             depends=[f"fastxent/{source}" for source in (f"{module}.pyx", *included)],
         )
         for module, included in MODULES.items()

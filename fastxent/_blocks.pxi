@@ -137,6 +137,10 @@ cdef extern from * nogil:
     Py_ssize_t widen_halves "fx_widen_halves"(const half* x, Py_ssize_t count, float* y)
     Py_ssize_t narrow_to_halves "fx_narrow_to_halves"(const float* x, Py_ssize_t count, half* y)
 
+cdef extern from "_team.h" nogil:
+    ctypedef void (*Body "fx_body")(void* context, Py_ssize_t task, int thread) noexcept nogil
+    void deal "fx_deal"(Body body, void* context, Py_ssize_t tasks, int threads)
+
 ctypedef fused real:  # what we compute in
     float
     double

@@ -147,7 +147,7 @@ def count_processors(environ: Mapping[str, str] = os.environ) -> int:
 
 
 def _alone_after_fork() -> None:
-    # A forked child has none of its parent's worker threads, and an OpenMP runtime that waits for them forever.
+    # A forked child has none of its parent's worker threads, and would wait for them forever.
     global _forked, _processors
     _forked, _processors = True, 1
 

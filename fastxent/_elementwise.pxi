@@ -414,30 +414,34 @@ cdef double element_task(
     return settle_work(&work)
 
 
-cdef double run_elements(const Elements* e, bint precise, int num_threads) noexcept nogil:
-    """Deal the pieces out, in tasks whose bounds depend on the shape alone."""
-    cdef double sums[MAX_TASKS]
-    cdef double total = 0, error = 0
-    cdef Py_ssize_t spans = (e.inner + e.span - 1) // e.span
-    cdef Py_ssize_t pieces = e.outer * (e.middle // e.depth) * spans
-    cdef Py_ssize_t per_task = max(1, GRAIN // max(1, e.span * e.depth)), tasks, task
-    per_task = max(per_task, (pieces + MAX_TASKS - 1) // MAX_TASKS)
-    tasks = (pieces + per_task - 1) // per_task
-    cdef int team = <int>min(<Py_ssize_t>num_threads, tasks)
-    if team <= 1:
-        for task in range(tasks):
-            sums[task] = some_elements(e, task * per_task, min((task + 1) * per_task, pieces), spans, precise)
+cdef struct Pieces:  # what the tasks of a call have in common
+    const Elements* e
+    Py_ssize_t pieces, per_task
+    Py_ssize_t spans  # pieces of a row
+    double sums[MAX_TASKS]
+
+
+cdef void do_pieces(void* context, Py_ssize_t task, int thread) noexcept nogil:
+    cdef Pieces* p = <Pieces*>context
+    cdef Py_ssize_t begin = task * p.per_task
+    cdef Py_ssize_t end = min(begin + p.per_task, p.pieces)
+    if p.e.x.storage == FLOAT64:
+        p.sums[task] = element_task(p.e, begin, end, p.spans, <const double*>NULL)
     else:
-        for task in prange(tasks, num_threads=team, schedule="dynamic", chunksize=1):
-            sums[task] = some_elements(e, task * per_task, min((task + 1) * per_task, pieces), spans, precise)
+        p.sums[task] = element_task(p.e, begin, end, p.spans, <const float*>NULL)
+
+
+cdef double run_elements(const Elements* e, int num_threads) noexcept nogil:
+    """Deal the pieces out, in tasks whose bounds depend on the shape alone, and add up their sums in order."""
+    cdef Pieces p
+    cdef double total = 0, error = 0
+    cdef Py_ssize_t tasks, task
+    p.e = e
+    p.spans = (e.inner + e.span - 1) // e.span
+    p.pieces = e.outer * (e.middle // e.depth) * p.spans
+    p.per_task = max(max(1, GRAIN // (e.span * e.depth)), (p.pieces + MAX_TASKS - 1) // MAX_TASKS)
+    tasks = (p.pieces + p.per_task - 1) // p.per_task
+    deal(do_pieces, &p, tasks, num_threads)
     for task in range(tasks):
-        add(&total, &error, sums[task])
+        add(&total, &error, p.sums[task])
     return settle(total, error)
-
-
-cdef inline double some_elements(
-    const Elements* e, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t spans, bint precise
-) noexcept nogil:
-    if precise:
-        return element_task(e, begin, end, spans, <const double*>NULL)
-    return element_task(e, begin, end, spans, <const float*>NULL)

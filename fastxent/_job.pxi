@@ -21,9 +21,8 @@ cdef enum Storage:
 cdef enum:
     GRAIN = 32768  # elements in one task: about 5 us of work, below which a team of threads costs more than it gives
     SAMPLES = 8192  # per-sample numbers in one partial sum
-    MAX_CHUNKS = 1024  # partial sums: more samples make them longer
     SUM_LANES = 32
-    MAX_TASKS = 1024  # more samples make them longer
+    MAX_TASKS = 1024  # more samples make them, or the partial sums, longer
 
 cdef enum:
     MAX_KEPT = 256  # blocks whose tops are remembered: a million classes
@@ -63,6 +62,7 @@ cdef struct Job:
     Py_ssize_t blocks  # of BLOCK classes, for row kernels
     Py_ssize_t tiles  # of TILE_CLASSES classes, for lane kernels
     bint lanes  # whether lane kernels are to run
+    bint precise  # for sums over samples: whether their numbers are doubles
     bint direct  # whether row kernels may compute where the result goes
     bint scratch  # whether rows keep their exponentials in scratch memory
     bint streamed  # whether the result is stored past the cache

@@ -11,7 +11,6 @@ This file is compiled once per instruction-set level (see setup.py), so nothing 
 cimport numpy as cnp
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
-from cython.parallel cimport prange, threadid
 
 include "_blocks.pxi"
 include "_job.pxi"
@@ -40,20 +39,15 @@ cdef extern from *:
     #else
     #define FASTXENT_COMPILER "other"
     #endif
-    #ifdef _OPENMP
-    #define FASTXENT_OPENMP 1
-    #else
-    #define FASTXENT_OPENMP 0
-    #endif
     """
     const char* FASTXENT_FLAGS
     const char* FASTXENT_COMPILER
-    const bint FASTXENT_OPENMP
+    const bint FX_THREADS
 
 BUILD = {
     "compiler": FASTXENT_COMPILER.decode(),
     "flags": FASTXENT_FLAGS.decode(),
-    "openmp": bool(FASTXENT_OPENMP),
+    "threads": bool(FX_THREADS),
 }
 
 
@@ -205,9 +199,9 @@ def check_target(
     cdef Job job
     cdef Py_ssize_t bad
     cdef double total
-    cdef bint precise = cnp.PyArray_TYPE(weight) == cnp.NPY_FLOAT64
     memset(&job, 0, sizeof(job))
     job.operation = CHECK_TARGET
+    job.precise = cnp.PyArray_TYPE(weight) == cnp.NPY_FLOAT64
     job.samples = cnp.PyArray_SIZE(target)
     job.classes = num_classes
     job.labels = <const int64_t*>cnp.PyArray_DATA(target)
@@ -215,7 +209,7 @@ def check_target(
     job.scale = as_constants(sample_weight)
     job.ignore_index = ignore_index
     with nogil:
-        total = run_chunks(&job, &bad, precise, num_threads)
+        total = run_chunks(&job, &bad, num_threads)
     return bad, total
 
 
@@ -223,14 +217,14 @@ def weighted_sum(cnp.ndarray values, cnp.ndarray weight, int num_threads):
     cdef Job job
     cdef Py_ssize_t bad
     cdef double total
-    cdef bint precise = cnp.PyArray_TYPE(values) == cnp.NPY_FLOAT64
     memset(&job, 0, sizeof(job))
     job.operation = WEIGHTED_SUM
+    job.precise = cnp.PyArray_TYPE(values) == cnp.NPY_FLOAT64
     job.samples = cnp.PyArray_SIZE(values)
     job.per_sample = cnp.PyArray_DATA(values)
     job.scale = as_constants(weight)
     with nogil:
-        total = run_chunks(&job, &bad, precise, num_threads)
+        total = run_chunks(&job, &bad, num_threads)
     return total
 
 
@@ -265,5 +259,5 @@ def elementwise(
     if cnp.PyArray_SIZE(x) == 0:
         return 0.0
     with nogil:
-        total = run_elements(&e, e.x.storage == FLOAT64, num_threads)
+        total = run_elements(&e, num_threads)
     return total

@@ -5,7 +5,6 @@ compiled once per instruction-set level.
 """
 
 cimport numpy as cnp
-from cython.parallel cimport prange
 from libc.string cimport memcpy
 
 include "_blocks.pxi"
@@ -36,18 +35,33 @@ ROW_CLASSES = ROW  # for Python
 
 def stream(cnp.ndarray source, cnp.ndarray out, bint past_caches, int num_threads):
     """Read `source` once; with `out`, contiguous like it and no smaller, also write it there."""
-    cdef Py_ssize_t size = cnp.PyArray_NBYTES(source), pieces = (size + PIECE - 1) // PIECE, i
-    cdef int team = <int>min(<Py_ssize_t>num_threads, pieces)
-    cdef const char* begin = cnp.PyArray_BYTES(source)
-    cdef char* target = NULL if out is None else cnp.PyArray_BYTES(out)
-    cdef uint64_t seen = 0
-    if team <= 1:
-        return stream_piece(begin, target, size, past_caches)
-    for i in prange(pieces, num_threads=team, schedule="dynamic", nogil=True):
-        seen |= stream_piece(
-            begin + i * PIECE, target + i * PIECE if target else NULL, min(PIECE, size - i * PIECE), past_caches
-        )
-    return seen
+    cdef Stream stream
+    stream.source = cnp.PyArray_BYTES(source)
+    stream.target = NULL if out is None else cnp.PyArray_BYTES(out)
+    stream.size = cnp.PyArray_NBYTES(source)
+    stream.past_caches = past_caches
+    stream.seen = 0
+    with nogil:
+        deal(do_piece, &stream, (stream.size + PIECE - 1) // PIECE, num_threads)
+    return stream.seen
+
+
+cdef struct Stream:
+    const char* source
+    char* target
+    size_t size
+    bint past_caches
+    uint64_t seen  # what some piece had; keeps compilers from leaving the reading out
+
+
+cdef void do_piece(void* context, Py_ssize_t task, int thread) noexcept nogil:
+    cdef Stream* stream = <Stream*>context
+    cdef size_t begin = task * PIECE
+    cdef size_t size = min(<size_t>PIECE, stream.size - begin)
+    cdef char* target = stream.target + begin if stream.target else NULL
+    cdef uint64_t seen = stream_piece(stream.source + begin, target, size, stream.past_caches)
+    if seen:
+        stream.seen = seen
 
 
 cdef inline uint64_t stream_piece(const char* begin, char* target, size_t size, bint past_caches) noexcept nogil:
@@ -65,18 +79,26 @@ cdef inline uint64_t stream_piece(const char* begin, char* target, size_t size, 
 
 def softmax_rows(Py_ssize_t rows, bint gradient, bint in_double, int num_threads):
     """The sum of exp(x - max) of a row in L1, worked out `rows` times; with `gradient` also its softmax."""
-    cdef Py_ssize_t tasks = (rows + ROWS - 1) // ROWS, i
-    cdef int team = <int>min(<Py_ssize_t>num_threads, tasks)
-    cdef double total = 0
-    if team <= 1:
-        return run_rows(rows, gradient, in_double) / rows
-    for i in prange(tasks, num_threads=team, schedule="dynamic", nogil=True):
-        total += run_rows(min(ROWS, rows - i * ROWS), gradient, in_double)
-    return total / rows
+    cdef Repeat repeat
+    repeat.rows, repeat.gradient, repeat.in_double = rows, gradient, in_double
+    with nogil:
+        deal(do_rows, &repeat, (rows + ROWS - 1) // ROWS, num_threads)
+    return repeat.mean
 
 
-cdef double run_rows(Py_ssize_t rows, bint gradient, bint in_double) noexcept nogil:
-    return repeat_row(rows, gradient, <double>0) if in_double else repeat_row(rows, gradient, <float>0)
+cdef struct Repeat:
+    Py_ssize_t rows
+    bint gradient, in_double
+    double mean  # of the rows of any task
+
+
+cdef void do_rows(void* context, Py_ssize_t task, int thread) noexcept nogil:
+    cdef Repeat* repeat = <Repeat*>context
+    cdef Py_ssize_t rows = min(ROWS, repeat.rows - task * ROWS)
+    if repeat.in_double:
+        repeat.mean = repeat_row(rows, repeat.gradient, <double>0) / rows
+    else:
+        repeat.mean = repeat_row(rows, repeat.gradient, <float>0) / rows
 
 
 cdef double repeat_row(Py_ssize_t rows, bint gradient, real _like) noexcept nogil:

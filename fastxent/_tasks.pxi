@@ -71,33 +71,42 @@ cdef double run_task(const Job* job, Py_ssize_t begin, Py_ssize_t end, void* scr
     return settle(total, error)
 
 
+cdef struct Share:  # what the tasks of a call have in common
+    const Job* job
+    Py_ssize_t per_task  # samples
+    Py_ssize_t kept  # bytes of each thread's scratch memory
+    char* scratch
+    double sums[MAX_TASKS]
+    Py_ssize_t bads[MAX_TASKS]
+
+
+cdef void do_task(void* context, Py_ssize_t task, int thread) noexcept nogil:
+    cdef Share* share = <Share*>context
+    cdef Py_ssize_t begin = task * share.per_task
+    cdef void* scratch = NULL if share.scratch == NULL else share.scratch + thread * share.kept
+    share.sums[task] = run_task(share.job, begin, min(begin + share.per_task, share.job.samples), scratch)
+
+
 cdef double run(const Job* job, int num_threads) noexcept nogil:
-    """Deal the samples out in tasks of about GRAIN elements; one task or one thread never enters OpenMP."""
-    cdef double sums[MAX_TASKS]
+    """Deal the samples out in tasks of about GRAIN elements, and add up their sums in order."""
+    cdef Share share
     cdef double total = 0, error = 0
-    cdef Py_ssize_t per_task = max(max(1, GRAIN // max(1, job.classes)), (job.samples + MAX_TASKS - 1) // MAX_TASKS)
     cdef Py_ssize_t tasks, task
-    cdef Py_ssize_t kept = (job.classes + LANES) * (8 if job.x.storage == FLOAT64 else 4) if job.scratch else 0
-    cdef char* scratch = NULL
-    if job.lanes:
-        per_task = (per_task + LANES - 1) // LANES * LANES
-    tasks = (job.samples + per_task - 1) // per_task
     cdef int team
+    share.job = job
+    share.per_task = max(max(1, GRAIN // max(1, job.classes)), (job.samples + MAX_TASKS - 1) // MAX_TASKS)
+    if job.lanes:
+        share.per_task = (share.per_task + LANES - 1) // LANES * LANES
+    tasks = (job.samples + share.per_task - 1) // share.per_task
     team = <int>min(<Py_ssize_t>num_threads, tasks)
-    if kept:
-        scratch = <char*>malloc(team * kept)  # NULL will do too, it is only slower
-    if team <= 1:
-        for task in range(tasks):
-            sums[task] = run_task(job, task * per_task, min((task + 1) * per_task, job.samples), scratch)
-    else:
-        for task in prange(tasks, num_threads=team, schedule="dynamic", chunksize=1):
-            sums[task] = run_task(
-                job, task * per_task, min((task + 1) * per_task, job.samples),
-                NULL if scratch == NULL else scratch + threadid() * kept,
-            )
-    free(scratch)
+    share.scratch = NULL
+    if job.scratch:
+        share.kept = (job.classes + LANES) * (8 if job.x.storage == FLOAT64 else 4)
+        share.scratch = <char*>malloc(team * share.kept)  # NULL will do too, it is only slower
+    deal(do_task, &share, tasks, team)
+    free(share.scratch)
     for task in range(tasks):
-        add(&total, &error, sums[task])
+        add(&total, &error, share.sums[task])
     return settle(total, error)
 
 
@@ -163,36 +172,35 @@ cdef double label_chunk(
     return settle(total, error)
 
 
-cdef inline double chunk(
-    const Job* job, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t* bad, bint precise
-) noexcept nogil:
+cdef inline double chunk(const Job* job, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t* bad) noexcept nogil:
     if job.operation == CHECK_TARGET:
-        if precise:
+        if job.precise:
             return label_chunk(job, begin, end, bad, <const double*>NULL)
         return label_chunk(job, begin, end, bad, <const float*>NULL)
-    if precise:
+    if job.precise:
         return sum_chunk(job, begin, end, <const double*>NULL)
     return sum_chunk(job, begin, end, <const float*>NULL)
 
 
-cdef double run_chunks(const Job* job, Py_ssize_t* bad, bint precise, int num_threads) noexcept nogil:
+cdef void do_chunk(void* context, Py_ssize_t task, int thread) noexcept nogil:
+    cdef Share* share = <Share*>context
+    cdef Py_ssize_t begin = task * share.per_task
+    cdef Py_ssize_t end = min(begin + share.per_task, share.job.samples)
+    share.sums[task] = chunk(share.job, begin, end, &share.bads[task])
+
+
+cdef double run_chunks(const Job* job, Py_ssize_t* bad, int num_threads) noexcept nogil:
     """Add up chunks whose bounds depend on the number of samples alone, in order."""
-    cdef double sums[MAX_CHUNKS]
-    cdef Py_ssize_t bads[MAX_CHUNKS]
-    cdef Py_ssize_t size = max(SAMPLES, (job.samples + MAX_CHUNKS - 1) // MAX_CHUNKS)
-    cdef Py_ssize_t chunks = (job.samples + size - 1) // size
-    cdef Py_ssize_t i
-    cdef int team = <int>min(<Py_ssize_t>num_threads, chunks)
+    cdef Share share
+    cdef Py_ssize_t tasks, task
     cdef double total = 0, error = 0
-    if team <= 1:
-        for i in range(chunks):
-            sums[i] = chunk(job, i * size, min((i + 1) * size, job.samples), &bads[i], precise)
-    else:
-        for i in prange(chunks, num_threads=team, schedule="dynamic", chunksize=1):
-            sums[i] = chunk(job, i * size, min((i + 1) * size, job.samples), &bads[i], precise)
+    share.job = job
+    share.per_task = max(SAMPLES, (job.samples + MAX_TASKS - 1) // MAX_TASKS)
+    tasks = (job.samples + share.per_task - 1) // share.per_task
+    deal(do_chunk, &share, tasks, num_threads)
     bad[0] = -1
-    for i in range(chunks):
-        add(&total, &error, sums[i])
+    for task in range(tasks):
+        add(&total, &error, share.sums[task])
         if job.operation == CHECK_TARGET and bad[0] < 0:
-            bad[0] = bads[i]
+            bad[0] = share.bads[task]
     return settle(total, error)

@@ -99,7 +99,7 @@ def test_numba_that_is_not_installed_is_one_clear_error():
     assert result.stdout.startswith("unavailable: backend 'numba' needs Numba")
 
 
-# A team of threads has worked before the fork, so that its OpenMP runtime waits for threads that the child lacks.
+# A team of threads has worked before the fork, so that the child would wait for threads that it lacks.
 FORK = """
 import os, signal, numpy as np, fastxent as fx
 x = np.random.default_rng(0).standard_normal((4096, 200))

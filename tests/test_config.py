@@ -232,7 +232,7 @@ def test_show_config_says_what_runs(capsys):
         for name, value in entries.items():
             assert name in text
             assert str(value) in text
-    assert {"compiler", "flags", "openmp"} <= set(report["cython build"])
+    assert {"compiler", "flags", "threads"} <= set(report["cython build"])
 
 
 def test_show_config_takes_two_modes():
