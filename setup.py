@@ -15,7 +15,8 @@ GCC_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast
 # module -> what it includes
 MODULES = {
     "_kernels": [
-        "_team.h", "_blocks.pxi", "_job.pxi", "_rows.pxi", "_tiles.pxi", "_lanes.pxi", "_tasks.pxi", "_elementwise.pxi",
+        "_team.h", "_blocks.pxi", "_job.pxi", "_rows.pxi", "_split.pxi", "_tiles.pxi", "_lanes.pxi", "_tasks.pxi",
+        "_elementwise.pxi",
     ],
     "_limits": ["_team.h", "_blocks.pxi"],
 }  # fmt: skip

@@ -64,6 +64,8 @@ cdef struct Job:
     bint lanes  # whether lane kernels are to run
     bint precise  # for sums over samples: whether their numbers are doubles
     bint direct  # whether row kernels may compute where the result goes
+    bint split  # whether the team works at one sample after the other
+    int team  # threads, for that
     bint scratch  # whether rows keep their exponentials in scratch memory
     bint streamed  # whether the result is stored past the cache
     Tensor x  # (outer, classes, inner): logits, log-probabilities or probabilities

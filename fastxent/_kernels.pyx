@@ -15,6 +15,7 @@ from libc.string cimport memset
 include "_blocks.pxi"
 include "_job.pxi"
 include "_rows.pxi"
+include "_split.pxi"
 include "_tiles.pxi"
 include "_lanes.pxi"
 include "_tasks.pxi"
@@ -23,6 +24,7 @@ include "_elementwise.pxi"
 cnp.import_array()
 
 cdef enum:
+    FEW_SAMPLES = 8  # up to here samples of very many classes are split
     FEW_CLASSES = 64  # contiguous classes up to here go to lane kernels
     STREAM_BYTES = 1 << 24  # results of this size pass the cache by: with the logits they would not fit in most
     MAX_LANE_CLASSES = 1 << 24  # lane kernels keep class numbers in the computing type
@@ -95,6 +97,10 @@ cdef Job new_job(Operation operation, cnp.ndarray x, cnp.ndarray y, cnp.ndarray 
     if out is not None:
         job.out = as_tensor(out)
     job.lanes = use_lanes(&job)
+    job.split = (
+        job.samples <= FEW_SAMPLES and job.blocks > 2 * SEGMENT and not job.lanes
+        and (operation == CROSS_ENTROPY or operation == SOFTMAX or operation == LOGSUMEXP)
+    )
     cdef bint fits = job.classes * (8 if job.x.storage == FLOAT64 else 4) <= max_scratch
     job.streamed = (
         out is not None and job.out.step == 1 and job.out.data != job.x.data and job.out.data != job.y.data

@@ -8,8 +8,22 @@ cdef struct Row:  # what one pass over a sample's classes finds
     double cross  # sum of q * (x - top)
 
 
-cdef inline Row scan(const Job* job, Py_ssize_t s, real* block, real* q, real* kept, double* tops) noexcept nogil:
-    """One pass: largest logit, sum of the other exponentials, and the target's cross terms.
+cdef struct Softmax:  # a sample's gradient, as far as it is the same for all classes
+    Row row
+    double share  # factor of the softmax: sum of the target, and what z_loss adds
+    double z  # the latter
+    Py_ssize_t k  # class whose gradient is computed apart: the label, or the likeliest; -1 for none
+    double e_k  # exp(x_k - top)
+    double hot  # its target, apart from q
+    bint dense  # whether there is a q
+    void* kept  # exp(x - tops[b]) of all blocks b; NULL if it has to be computed again
+    double tops[MAX_KEPT]
+
+
+cdef inline Row scan_blocks(
+    const Job* job, Py_ssize_t s, Py_ssize_t first, Py_ssize_t last, real* block, real* q, real* kept, double* tops
+) noexcept nogil:
+    """One pass over some blocks: largest logit, sum of the other exponentials, and the target's cross terms.
 
     The sum leaves the largest term out, so that log1p(rest) and rest / (1 + rest) keep full precision where one class
     has nearly all the probability (Blanchard, Higham, Higham 2021, algorithm 4.1). Blocks are summed in double, and
@@ -27,7 +41,7 @@ cdef inline Row scan(const Job* job, Py_ssize_t s, real* block, real* q, real* k
     row.top = -INFINITY
     row.at = -1
     row.rest = row.mass = row.cross = 0
-    for b in range(job.blocks):
+    for b in range(first, last):
         count = min(job.classes - b * BLOCK, BLOCK)
         x = logits_block(&job.x, sample, b, job.classes, block)
         block_top = block_max(x, count)
@@ -50,6 +64,16 @@ cdef inline Row scan(const Job* job, Py_ssize_t s, real* block, real* q, real* k
             sample + b * BLOCK * job.x.itemsize + AHEAD, lines,
         )
         tops[b % MAX_KEPT] = row.top
+    return row
+
+
+cdef inline Row scan(const Job* job, Py_ssize_t s, real* block, real* q, real* kept, double* tops) noexcept nogil:
+    """All blocks of a sample; `rest` is nan if the largest logit is infinite."""
+    cdef Row row
+    if job.split:
+        row = scan_split(job, s, q != NULL, kept, tops)
+    else:
+        row = scan_blocks(job, s, 0, job.blocks, block, q, kept, tops)
     if isinf(row.top):
         row.rest = NAN
     return row
@@ -66,22 +90,21 @@ cdef inline real* kept_exponentials(const Job* job, Py_ssize_t s, real* block, r
 
 
 cdef inline void scaled_exponentials(
-    const Job* job, Py_ssize_t s, Py_ssize_t b, const Row* row, const real* kept, const double* tops, double factor,
-    real* block,
+    const Job* job, Py_ssize_t s, Py_ssize_t b, const Softmax* p, double factor, real* block
 ) noexcept nogil:
     """block = factor * exp(x - top), or the same where the result goes if that is possible."""
     cdef Py_ssize_t j, count = min(job.classes - b * BLOCK, BLOCK)
     cdef real* result = result_block(job, s, b, block)
     cdef const real* e = block
-    if kept == NULL:
+    if p.kept == NULL:
         block_exp_sum(
-            logits_block(&job.x, sample_at(&job.x, job.inner, s), b, job.classes, block), count, <real>row.top, False,
-            block, NULL, 0,
+            logits_block(&job.x, sample_at(&job.x, job.inner, s), b, job.classes, block), count, <real>p.row.top,
+            False, block, NULL, 0,
         )
     else:
-        e = kept + b * BLOCK
-        if tops[b] != row.top:
-            factor *= exp_double(tops[b] - row.top)
+        e = <const real*>p.kept + b * BLOCK
+        if p.tops[b] != p.row.top:
+            factor *= exp_double(p.tops[b] - p.row.top)
     cdef real scale = <real>factor
     for j in range(count):
         result[j] = scale * e[j]
@@ -114,15 +137,15 @@ cdef inline double gradient_scale(const Job* job, Py_ssize_t s, const real* _lik
     return job.factor * (<const real*>job.scale.data)[s * job.scale.step]
 
 
-cdef inline void softmax_sample(const Job* job, Py_ssize_t s, real* block, real* scratch, Work* work) noexcept nogil:
-    cdef double tops[MAX_KEPT]
+cdef inline void softmax_sample(
+    const Job* job, Py_ssize_t s, real* block, real* q, real* scratch, Work* work
+) noexcept nogil:
+    """The gradient of cross-entropy without its target."""
     cdef real* kept = kept_exponentials(job, s, block, scratch)
-    cdef Row row = scan(job, s, block, <real*>NULL, kept, tops)
-    cdef Py_ssize_t b
-    for b in range(job.blocks):
-        scaled_exponentials(job, s, b, &row, kept, tops, gradient_scale(job, s, block) / (1 + row.rest), block)
-        if not job.direct:
-            write(job, s, b, block, work)
+    cdef Softmax p
+    p.kept, p.share, p.dense, p.k = kept, 1, False, -1
+    p.row = scan(job, s, block, <real*>NULL, kept, p.tops)
+    softmax_gradient(job, s, &p, block, q, work)
 
 
 cdef inline void log_softmax_sample(const Job* job, Py_ssize_t s, real* block, Work* work) noexcept nogil:
@@ -215,56 +238,63 @@ cdef inline void cross_entropy_sample(
     cdef bint dense = not labelled or job.spread != 0
     cdef real* targets = q if dense else <real*>NULL
     cdef real* kept = kept_exponentials(job, s, block, scratch) if job.out.storage != NO_ARRAY else <real*>NULL
-    cdef double tops[MAX_KEPT]
-    cdef double hot = 0, below = 0, log_total, lse, loss
-    cdef Py_ssize_t k = -1
-    cdef Row row
+    cdef double below = 0, log_total, lse, loss
+    cdef Softmax p
+    p.kept, p.dense, p.hot, p.k = kept, dense, 0, -1
     if labelled:  # before the scan, which may overwrite the logits with their exponentials
-        k = job.labels[s]
-        hot = job.keep * (<const real*>job.weight.data)[k * job.weight.step]
-        below = read_one(&job.x, sample_at(&job.x, job.inner, s), k)
-    row = scan(job, s, block, targets, kept, tops)
-    log_total = log1p_double(row.rest)
-    lse = row.top + log_total
-    loss = row.mass * log_total - row.cross + job.z_loss * lse * lse
+        p.k = job.labels[s]
+        p.hot = job.keep * (<const real*>job.weight.data)[p.k * job.weight.step]
+        below = read_one(&job.x, sample_at(&job.x, job.inner, s), p.k)
+    p.row = scan(job, s, block, targets, kept, p.tops)
+    log_total = log1p_double(p.row.rest)
+    lse = p.row.top + log_total
+    loss = p.row.mass * log_total - p.row.cross + job.z_loss * lse * lse
     if labelled:
-        below -= row.top
-        loss += hot * (log_total - below)
+        below -= p.row.top
+        loss += p.hot * (log_total - below)
     else:
-        k = row.at
+        p.k = p.row.at
     put_loss(job, s, <real>loss, work)
     if job.out.storage != NO_ARRAY:
-        cross_entropy_gradient(
-            job, s, &row, 2 * job.z_loss * lse, hot, exp_double(below), k, kept, tops, block, targets,
-            work,
-        )
+        p.z = 2 * job.z_loss * lse
+        p.share = p.row.mass + p.hot + p.z
+        p.e_k = exp_double(below)
+        softmax_gradient(job, s, &p, block, q, work)
 
 
-cdef inline void cross_entropy_gradient(
-    const Job* job, Py_ssize_t s, const Row* row, double z, double hot, double e_k, Py_ssize_t k, const real* kept,
-    const double* tops, real* block, real* q, Work* work,
+cdef inline void softmax_gradient(
+    const Job* job, Py_ssize_t s, const Softmax* p, real* block, real* q, Work* work
 ) noexcept nogil:
-    """scale * ((mass + hot + z) p_j - t_j), with class k (the label, or the likeliest class) apart.
+    if job.split:
+        gradient_split(job, s, p, block)
+    else:
+        gradient_blocks(job, s, 0, job.blocks, p, block, q, work)
+
+
+cdef inline void gradient_blocks(
+    const Job* job, Py_ssize_t s, Py_ssize_t first, Py_ssize_t last, const Softmax* p, real* block, real* q, Work* work
+) noexcept nogil:
+    """scale * (share p_j - t_j) for some blocks, with class k apart.
 
     p_k - 1 is computed as minus the sum of the other probabilities, which keeps tiny gradients exact.
     """
     cdef double scale = gradient_scale(job, s, block)
-    cdef double total = 1 + row.rest
+    cdef double total = 1 + p.row.rest
     cdef real minus = <real>-scale
     cdef double t_k
     cdef real* result
     cdef Py_ssize_t b, j
-    for b in range(job.blocks):
-        scaled_exponentials(job, s, b, row, kept, tops, scale * (row.mass + hot + z) / total, block)
+    for b in range(first, last):
+        scaled_exponentials(job, s, b, p, scale * p.share / total, block)
         result = result_block(job, s, b, block)
-        if q != NULL:
+        if p.dense:
             read_target(job, s, b, q)
             for j in range(min(job.classes - b * BLOCK, BLOCK)):
                 result[j] += minus * q[j]
-        if 0 <= k - b * BLOCK < BLOCK:
-            t_k = 0 if q == NULL else q[k - b * BLOCK]
-            result[k - b * BLOCK] = <real>(
-                scale * ((row.mass - t_k + z) * e_k - (hot + t_k) * (row.rest + (1 - e_k))) / total
+        if 0 <= p.k - b * BLOCK < BLOCK:
+            t_k = q[p.k - b * BLOCK] if p.dense else 0
+            result[p.k - b * BLOCK] = <real>(
+                scale * ((p.row.mass - t_k + p.z) * p.e_k - (p.hot + t_k) * (p.row.rest + (1 - p.e_k))) / total
             )
         if not job.direct:
             write(job, s, b, block, work)

@@ -16,7 +16,7 @@ cdef void run_rows(const Job* job, Py_ssize_t begin, Py_ssize_t end, real* scrat
         elif job.operation == LOGSUMEXP:
             logsumexp_sample(job, s, block)
         elif job.operation == SOFTMAX:
-            softmax_sample(job, s, block, scratch, work)
+            softmax_sample(job, s, block, q, scratch, work)
         elif job.operation == LOG_SOFTMAX:
             log_softmax_sample(job, s, block, work)
         elif job.operation == SOFTMAX_VJP:
@@ -87,13 +87,16 @@ cdef void do_task(void* context, Py_ssize_t task, int thread) noexcept nogil:
     share.sums[task] = run_task(share.job, begin, min(begin + share.per_task, share.job.samples), scratch)
 
 
-cdef double run(const Job* job, int num_threads) noexcept nogil:
+cdef double run(Job* job, int num_threads) noexcept nogil:
     """Deal the samples out in tasks of about GRAIN elements, and add up their sums in order."""
     cdef Share share
     cdef double total = 0, error = 0
     cdef Py_ssize_t tasks, task
     cdef int team
     share.job = job
+    job.team = num_threads
+    if job.split:
+        num_threads = 1  # the team works at each sample
     share.per_task = max(max(1, GRAIN // max(1, job.classes)), (job.samples + MAX_TASKS - 1) // MAX_TASKS)
     if job.lanes:
         share.per_task = (share.per_task + LANES - 1) // LANES * LANES

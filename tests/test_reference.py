@@ -53,6 +53,23 @@ def test_the_largest_logit_at_any_place(backend, loss):
             check(loss, arrays, 1)
 
 
+@every_loss
+def test_few_samples_of_very_many_classes(backend, loss):
+    for dtype in DTYPES.values():
+        shape = 2, 140_001
+        for options in ({}, make_options(loss, shape, 1, "all", dtype)):
+            check(loss, loss.make(shape, 1, dtype), 1, **options)
+
+
+def test_segments_without_a_finite_number(backend):
+    x = np.full((1, 140_001), -np.inf, np.float32)
+    assert fx.logsumexp(x) == -np.inf
+    x[0, -1] = 3
+    assert fx.logsumexp(x) == 3
+    x[0, 7] = np.nan
+    assert np.isnan(fx.logsumexp(x))
+
+
 @pytest.mark.parametrize("ascending", [True, False])
 @every_loss
 def test_every_block_raises_the_maximum_or_none(backend, loss, ascending):
