@@ -202,33 +202,41 @@ def elementwise_loss(
 ) -> tuple[Any, Any]:
     """Check the options of a loss, run its kernel, and return the reduced loss and the gradient.
 
-    With an `axis`, losses are sums along it, and the mean is that of the sums.
+    With an `axis`, the loss of a sample is the mean along it.
     """
     dtype = compute_type(x.dtype)
-    operands = Operands(
-        x,
-        y,
-        None if weight is None else as_broadcast("weight", weight, x.shape, dtype),
-        None if pos_weight is None else as_broadcast("pos_weight", pos_weight, x.shape, dtype),
-    )
-    batch = x.shape if axis is None else x.shape[:axis] + x.shape[axis + 1 :]
-    denominator = math.prod(batch[:1] if reduction == "batchmean" else batch)
-    reduction = "mean" if reduction == "batchmean" else reduction
-    factor, output = 1.0, None
+    weights = None if weight is None else as_broadcast("weight", weight, x.shape, dtype)
+    pos_weights = None if pos_weight is None else as_broadcast("pos_weight", pos_weight, x.shape, dtype)
+    divisor = 1 if axis is None else x.shape[axis]
+    if reduction in ("mean", "batchmean"):
+        divisor = x.size if reduction == "mean" else math.prod(x.shape[:1])
+    scale, factor, output = None, 1.0, None
     if gradient is not None:
         incoming, out = gradient
         if incoming is not None and reduction == "none":
-            scale = as_broadcast("grad_output", incoming, batch, dtype)
-            if axis is not None:
-                scale = as_broadcast("grad_output", scale[(*[slice(None)] * axis, None)], x.shape, dtype)
-            operands = operands._replace(scale=scale)
-        else:
-            scalar = 1.0 if incoming is None else as_scalar_grad_output(incoming, reduction)
-            factor = gradient_scale(scalar, ones(dtype), denominator, reduction)[1]
+            scale, incoming = _as_scale(incoming, x.shape, axis, dtype), None
+        scalar = 1.0 if incoming is None else as_scalar_grad_output(incoming, reduction)
+        factor = gradient_scale(scalar, ones(dtype), divisor, "mean")[1]
         if out is not None:
             flags = check_out(out, x.dtype, x.shape)
-            others = tuple(array for array in operands[1:] if array is not None)
+            others = tuple(array for array in (y, weights, pos_weights, scale) if array is not None)
             output = out if may_write(out, flags, x.dtype, (x,), others) else None
+    operands = Operands(x, y, weights, pos_weights, scale)
     total, losses, grad = _run(name, operands, factor, reduction == "none", axis, gradient is not None, output)
-    loss = reduced_loss(total, denominator, reduction, dtype) if losses is None else losses[()]
+    loss = reduced_loss(total, divisor, "mean", dtype) if losses is None else _divided(losses, divisor)[()]
     return loss, None if gradient is None else finish(grad, gradient[1])
+
+
+def _as_scale(grad_output: ArrayLike, shape: Shape, axis: int | None, dtype: np.dtype[Any]) -> Array:
+    """The gradient flowing into each loss, for all the entries on which that depends."""
+    if axis is None:
+        return as_broadcast("grad_output", grad_output, shape, dtype)
+    scale = as_broadcast("grad_output", grad_output, shape[:axis] + shape[axis + 1 :], dtype)
+    return as_broadcast("grad_output", scale[(*[slice(None)] * axis, None)], shape, dtype)
+
+
+def _divided(losses: Array, divisor: int) -> Array:
+    if divisor != 1:
+        with np.errstate(all="ignore"):
+            losses /= divisor
+    return losses

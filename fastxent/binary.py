@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 from numpy.typing import ArrayLike
 
@@ -328,12 +327,8 @@ def _of_classes(
     x, y = as_pair("logits", logits, "target", target)
     check_axis(-1 if axis is None else axis)
     axis = normalize_axis_index(-1 if axis is None else axis, x.ndim, "axis")
-    classes = x.shape[axis]
-    if classes == 0:
-        raise ValueError(f"logits has shape {x.shape}, expected at least one class on axis {axis}")
-    weights = as_floats("weight", 1.0 if weight is None else weight)
-    if weights.ndim == 1:
-        weights = weights.reshape(-1, *[1] * (x.ndim - 1 - axis))
-    with np.errstate(all="ignore"):
-        weights = weights.astype(np.float64) / classes
-    return elementwise_loss("bce_with_logits", x, y, weights, None, reduction, gradient, axis)
+    if weight is not None:
+        weight = as_floats("weight", weight)
+        if weight.ndim == 1:
+            weight = weight.reshape(-1, *[1] * (x.ndim - 1 - axis))
+    return elementwise_loss("bce_with_logits", x, y, weight, None, reduction, gradient, axis)
