@@ -13,9 +13,27 @@ from .binary import (
 )
 from .distributions import categorical_cross_entropy, entropy, kl_div, kl_div_with_grad, kl_divergence
 from .losses import cross_entropy, cross_entropy_with_grad, nll_loss, nll_loss_with_grad
+from .modules import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    KLDivLoss,
+    LogSoftmax,
+    MultiLabelSoftMarginLoss,
+    NLLLoss,
+    Softmax,
+)
 from .softmax import log_softmax, log_softmax_vjp, logsumexp, logsumexp_vjp, softmax, softmax_vjp
 
 __all__ = [
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "CrossEntropyLoss",
+    "KLDivLoss",
+    "LogSoftmax",
+    "MultiLabelSoftMarginLoss",
+    "NLLLoss",
+    "Softmax",
     "__version__",
     "binary_cross_entropy",
     "binary_cross_entropy_with_grad",

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 from ._backends import Array
 from ._elementwise import as_pair, elementwise_loss, sums_along
 from ._problem import Gradient, as_floats
-from ._reduction import REDUCTIONS, check_reduction
+from ._reduction import BATCH_REDUCTIONS, check_reduction
 
 
 def kl_div(log_probs: ArrayLike, target: ArrayLike, *, log_target: bool = False, reduction: str = "mean") -> Any:
@@ -96,7 +96,7 @@ def kl_div_with_grad(
 def _kl_div(
     log_probs: ArrayLike, target: ArrayLike, log_target: bool, reduction: str, gradient: Gradient | None
 ) -> tuple[Any, Any]:
-    check_reduction(reduction, (*REDUCTIONS, "batchmean"))
+    check_reduction(reduction, BATCH_REDUCTIONS)
     x, y = as_pair("log_probs", log_probs, "target", target)
     return elementwise_loss("kl_div_log" if log_target else "kl_div", x, y, None, None, reduction, gradient)
 
