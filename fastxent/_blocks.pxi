@@ -201,16 +201,24 @@ cdef inline real exp_negative(real x) noexcept nogil:
         return exp_double(x)
 
 
-cdef inline real log1p_positive(real x) noexcept nogil:
-    """log(1 + x) for 0 <= x < 2**60, within 1.5 ulp."""
+cdef inline real log1p_above(real x) noexcept nogil:
+    """log(1 + x) for -1 < x < 2**60, within 1.5 ulp."""
     if real is float:
         return log1p_float(x)
     else:
         return log1p_double(x)
 
 
+cdef inline real log_of(real x) noexcept nogil:
+    """log(x) within 1.5 ulp."""
+    if real is float:
+        return log_float(x)
+    else:
+        return log_double(x)
+
+
 cdef inline float log1p_float(float x) noexcept nogil:
-    # 1 + x = 2**k m with m in [0.71, 1.41], then a polynomial in f = m - 1; f is x itself when k is 0.
+    # 1 + x = 2**k m with m in [0.71, 1.41], then a series in f = m - 1; f is x itself when k is 0.
     cdef float one = 1
     cdef float u = one + x
     cdef uint32_t shifted = bits32(u) - <uint32_t>0x3F3504F3
@@ -220,6 +228,26 @@ cdef inline float log1p_float(float x) noexcept nogil:
     # What rounding to u has lost, relative to it; a few bits of 1 / u = 2**-k / m will do.
     cdef float lost = x - (u - one) if x < one else one - (u - x)
     lost *= (one - f + f * f) * float_from(<uint32_t>0x3F800000 - (shifted & <uint32_t>0xFF800000))
+    return log_series_float(f, k, lost if k != <float>0 else <float>0)
+
+
+cdef inline float log_float(float x) noexcept nogil:
+    # x = 2**k m in the same way; subnormal numbers times 2**23 first.
+    cdef float one = 1, zero = 0
+    cdef float scaled = x * <float>8388608.0
+    cdef bint tiny = x < <float>1.17549435e-38
+    cdef uint32_t shifted = bits32(scaled if tiny else x) - <uint32_t>0x3F3504F3
+    cdef float k = <float>(<int>shifted >> 23)
+    cdef float m = float_from((shifted & <uint32_t>0x007FFFFF) + <uint32_t>0x3F3504F3)
+    k = k - <float>23 if tiny else k
+    cdef float result = log_series_float(<float>(m - one), k, zero)
+    result = result if x < INFINITY else x  # inf and nan
+    result = result if x != zero else -INFINITY
+    return <float>NAN if x < zero else result
+
+
+cdef inline float log_series_float(float f, float k, float lost) noexcept nogil:
+    """k log(2) + log(1 + f) + lost for f in [-0.29, 0.41]."""
     cdef float p = <float>0.070376836292
     p = p * f - <float>0.1151461031
     p = p * f + <float>0.11676998740
@@ -229,20 +257,34 @@ cdef inline float log1p_float(float x) noexcept nogil:
     p = p * f + <float>0.20000714765
     p = p * f - <float>0.24999993993
     p = p * f + <float>0.33333331174
-    cdef float square = f * f
-    cdef float tail = square * (f * p - <float>0.5)
-    tail = tail + (k * <float>1.428606765330187e-06 + lost if k != <float>0 else <float>0)
+    cdef float tail = f * f * (f * p - <float>0.5) + (k * <float>1.428606765330187e-06 + lost)
     return k * <float>0.693145751953125 + (f + tail)
 
 
 cdef inline double log1p_double(double x) noexcept nogil:
-    # The same, with the polynomial of fdlibm in s = f / (2 + f).
     cdef double u = 1 + x
     cdef uint64_t shifted = bits64(u) - <uint64_t>0x3FE6A09E667F3BCD
     cdef double k = <double>(<int64_t>shifted >> 52)
     cdef double m = double_from((shifted & <uint64_t>0x000FFFFFFFFFFFFF) + <uint64_t>0x3FE6A09E667F3BCD)
     cdef double lost = (x - (u - 1) if x < 1 else 1 - (u - x)) / u
-    cdef double f = x if k == 0 else m - 1
+    return log_series_double(x if k == 0 else m - 1, k, lost if k != 0 else 0)
+
+
+cdef inline double log_double(double x) noexcept nogil:
+    cdef double scaled = x * 4503599627370496.0
+    cdef bint tiny = x < 2.2250738585072014e-308
+    cdef uint64_t shifted = bits64(scaled if tiny else x) - <uint64_t>0x3FE6A09E667F3BCD
+    cdef double k = <double>(<int64_t>shifted >> 52)
+    cdef double m = double_from((shifted & <uint64_t>0x000FFFFFFFFFFFFF) + <uint64_t>0x3FE6A09E667F3BCD)
+    k = k - 52 if tiny else k
+    cdef double result = log_series_double(m - 1, k, 0)
+    result = result if x < INFINITY else x
+    result = result if x != 0 else -INFINITY
+    return NAN if x < 0 else result
+
+
+cdef inline double log_series_double(double f, double k, double lost) noexcept nogil:
+    """The same, with the polynomial of fdlibm in s = f / (2 + f)."""
     cdef double s = f / (2 + f)
     cdef double z = s * s
     cdef double w = z * z
@@ -250,8 +292,7 @@ cdef inline double log1p_double(double x) noexcept nogil:
     p = z * (0.6666666666666735 + w * (0.2857142874366239 + w * p))
     p = p + w * (0.3999999999940942 + w * (0.22222198432149784 + w * 0.15313837699209373))
     cdef double half_square = 0.5 * f * f
-    cdef double tail = s * (half_square + p)
-    tail = tail + (k * 1.9082149292705877e-10 + lost if k != 0 else 0)
+    cdef double tail = s * (half_square + p) + (k * 1.9082149292705877e-10 + lost)
     return k * 0.6931471803691238 + (f - (half_square - tail))
 
 
@@ -292,6 +333,7 @@ cdef inline uint16_t bfloat16_from_float(float x) noexcept nogil:
 
 cdef inline void load(const storage* source, Py_ssize_t step, Py_ssize_t count, real* block) noexcept nogil:
     """block[:count] = source[: count * step : step], widened."""
+    cdef real value
     cdef Py_ssize_t j
     if step == 1:  # known to be contiguous, the loops vectorise
         if storage is half and real is float:
@@ -300,6 +342,10 @@ cdef inline void load(const storage* source, Py_ssize_t step, Py_ssize_t count, 
         else:
             for j in range(count):
                 block[j] = widen(source + j, block)
+    elif step == 0:
+        value = widen(source, block)
+        for j in range(count):
+            block[j] = value
     else:
         for j in range(count):
             block[j] = widen(source + j * step, block)

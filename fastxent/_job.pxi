@@ -126,7 +126,11 @@ cdef inline Py_ssize_t read(
 
 cdef inline bint is_plain(const Tensor* tensor, const real* _like) noexcept nogil:
     """Whether a sample's classes can be computed with where they lie."""
-    return tensor.step == 1 and (tensor.storage == FLOAT32 if real is float else tensor.storage == FLOAT64)
+    return tensor.step == 1 and is_native(tensor, _like)
+
+
+cdef inline bint is_native(const Tensor* tensor, const real* _like) noexcept nogil:
+    return tensor.storage == FLOAT32 if real is float else tensor.storage == FLOAT64
 
 
 cdef inline const real* logits_block(

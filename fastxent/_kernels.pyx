@@ -19,6 +19,7 @@ include "_rows.pxi"
 include "_tiles.pxi"
 include "_lanes.pxi"
 include "_tasks.pxi"
+include "_elementwise.pxi"
 
 cnp.import_array()
 
@@ -230,4 +231,39 @@ def weighted_sum(cnp.ndarray values, cnp.ndarray weight, int num_threads):
     job.scale = as_constants(weight)
     with nogil:
         total = run_chunks(&job, &bad, precise, num_threads)
+    return total
+
+
+def elementwise(
+    str name, cnp.ndarray x, cnp.ndarray y, cnp.ndarray weight, cnp.ndarray pos_weight, cnp.ndarray scale,
+    double factor, int num_threads, cnp.ndarray loss, cnp.ndarray grad,
+):
+    cdef Elements e
+    cdef double total
+    memset(&e, 0, sizeof(e))
+    e.term = TERMS[name]
+    e.outer, e.middle, e.inner = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1), cnp.PyArray_DIM(x, 2)
+    e.x, e.weight, e.scale = as_tensor(x), as_tensor(weight), as_tensor(scale)
+    if e.term != ENTROPY and e.term != OUTSIDE:
+        e.y = as_tensor(y)
+    if e.term == BCE_WITH_LOGITS:
+        e.pos_weight = as_tensor(pos_weight)
+    e.factor = factor
+    e.depth, e.span = 1, min(e.inner, GRAIN)
+    if loss is not None:
+        e.loss = as_tensor(loss)
+        if e.loss.inner == 0 and e.inner > 1:
+            e.span = e.inner
+        elif e.loss.step == 0 and e.middle > 1:
+            e.depth, e.span = e.middle, min(e.inner, SPAN)
+    if grad is not None:
+        e.grad = as_tensor(grad)
+        e.streamed = (
+            e.grad.inner == 1 and e.grad.data != e.x.data and e.grad.data != e.y.data
+            and cnp.PyArray_SIZE(x) * e.grad.itemsize >= STREAM_BYTES
+        )
+    if cnp.PyArray_SIZE(x) == 0:
+        return 0.0
+    with nogil:
+        total = run_elements(&e, e.x.storage == FLOAT64, num_threads)
     return total

@@ -172,7 +172,7 @@ cdef inline void logsumexp_tile(
     scan_tile(job, first, count, tile, <real*>NULL, state)
     settle_lanes(state)
     for lane in range(LANES):
-        state[SCRATCH + lane] = state[TOP + lane] + log1p_positive(state[REST + lane])
+        state[SCRATCH + lane] = state[TOP + lane] + log1p_above(state[REST + lane])
     for lane in range(count):
         result[lane] = state[SCRATCH + lane]
         if isinf(state[TOP + lane]):
@@ -214,7 +214,7 @@ cdef inline void log_softmax_tile(
     scan_tile(job, first, count, tile, <real*>NULL, state)
     settle_lanes(state)
     for lane in range(LANES):
-        state[FACTOR + lane] = log1p_positive(state[REST + lane])
+        state[FACTOR + lane] = log1p_above(state[REST + lane])
     for b in range(job.tiles):
         classes = read_tile(&job.x, job, first, count, b, tile)
         for c in range(classes):
@@ -237,7 +237,7 @@ cdef inline void cross_entropy_tile(
     if not labelled:
         use_likeliest(job, first, count, state)
     for lane in range(LANES):
-        log_total = log1p_positive(state[REST + lane])
+        log_total = log1p_above(state[REST + lane])
         lse = state[TOP + lane] + log_total
         below = state[BELOW + lane] - state[TOP + lane]
         loss = state[MASS + lane] * log_total - state[CROSS + lane] + z_loss * lse * lse

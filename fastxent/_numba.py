@@ -11,14 +11,19 @@ from math import fsum
 from typing import Any
 
 import numpy as np
+from numba import njit, types
+from numba.np.numpy_support import from_dtype
 
+from . import _numba_lanes as lanes
 from . import _numba_rows as rows
 from . import _numba_sums as sums
 from ._backends import Array
+from ._numba_trace import LANES
 
 GRAIN = 1 << 15  # elements in one task
 HELP = 1 << 17  # elements worth a further thread: waking one takes as long as some of them
 MOST_THREADS = 256
+FEW_CLASSES = 64  # contiguous classes up to here go to lane kernels
 
 _pool = ThreadPoolExecutor(MOST_THREADS, "fastxent")  # starts a thread when there is none to spare
 
@@ -37,123 +42,168 @@ def _in_threads(work: Callable[[], None], team: int) -> None:
             helper.result()
 
 
-def _run(
-    kernel: Any, x: Array, others: tuple[Array, ...], out: Array | None, num_threads: int, *arguments: Any
-) -> None:
-    """Call kernel(x, *others, out, *arguments, scratch, tasks), where 3-D arrays are contiguous with classes last.
+# --- compilation -------------------------------------------------------------------------------------------------
 
-    One layout keeps the number of compiled versions small; arrays of another one are copied, `out` back again.
+_versions: dict[tuple[Any, ...], Any] = {}
+
+
+def _type_of(argument: Any) -> Any:
+    """One type for arrays of any strides, so that there is one version for each type of number."""
+    if isinstance(argument, np.ndarray):
+        return types.Array(from_dtype(argument.dtype), argument.ndim, "A", readonly=True)
+    return types.none if argument is None else types.float64 if isinstance(argument, float) else types.int64
+
+
+def _version(key: tuple[Any, ...], arguments: tuple[Any, ...]) -> Any:
+    """The kernel key[0] compiled for such arguments, whose types follow from the rest of the key; or from disk."""
+    version = _versions.get(key)
+    if version is None:
+        signature = types.none(*map(_type_of, arguments))
+        try:
+            version = njit(signature, nogil=True, cache=True)(key[0])
+        except RuntimeError:  # "no locator available": no directory is writable
+            version = njit(signature, nogil=True)(key[0])
+        _versions[key] = version
+    return version
+
+
+# --- samples -----------------------------------------------------------------------------------------------------
+
+
+def _inner(x: Array) -> int:
+    return x.shape[2] if x.ndim == 3 else 1
+
+
+def _use_lanes(x: Array, classes: int, inner: int) -> bool:
+    """Whether SIMD lanes run along samples rather than along classes."""
+    if x.strides[1] == x.itemsize or classes == 1:
+        return classes <= FEW_CLASSES
+    return bool(x.strides[2 if inner > 1 else 0] == x.itemsize and (inner == 1 or inner >= LANES // 4))
+
+
+def _row_major(array: Any) -> Any:
+    """For row kernels, classes side by side.
+
+    What is copied here has neither classes nor samples side by side (or only a few samples): reading such numbers one
+    by one takes longer than the copy.
     """
-    x, out = _with_inner(x), None if out is None else _with_inner(out)
-    outer, classes, inner = x.shape
-    samples = outer * inner
-    views = [_classes_last(_with_inner(a)) for a in (x, *others)]
-    result = None if out is None else _classes_last(out)
-    tasks = np.zeros(1, np.int64), max(1, GRAIN // max(1, classes)), samples
-    dtype = np.float64 if x.dtype == np.float64 else np.float32
-
-    def work() -> None:
-        kernel(*views, result, *arguments, np.empty(rows.scratch_shape(classes), dtype), tasks)
-
-    _in_threads(work, min(num_threads, -(-samples * classes // HELP)))
-    if out is not None and result is not None and out.ndim == 3 and not np.may_share_memory(out, result):
-        out[...] = result.transpose(0, 2, 1)
+    if not isinstance(array, np.ndarray) or array.ndim == 1 or array.strides[1] == array.itemsize:
+        return array
+    return np.ascontiguousarray(array.swapaxes(1, -1)).swapaxes(1, -1)
 
 
-def _with_inner(array: Array) -> Array:
-    return array[:, :, None] if array.ndim == 2 else array
+def _run(
+    name: str, x: Array, y: Array, between: tuple[Any, ...], out: Array | None, num_threads: int, kept: int
+) -> None:
+    """Call the kernel of this name, (x, *between, out, counter, size, spare), for all samples.
+
+    The types of arguments follow from those of x and y, and from whether there is an out. Row kernels may need memory
+    for `kept` exponentials.
+    """
+    classes, inner = x.shape[1], _inner(x)
+    samples = x.shape[0] * inner
+    if samples == 0:
+        return
+    size, spare, arguments = max(1, GRAIN // max(1, classes)), 0, (x, *between, out)
+    if _use_lanes(x, classes, inner):
+        kernel, size = getattr(lanes, name), -(-size // LANES) * LANES
+    else:
+        kernel, spare = getattr(rows, name), -(-min(classes, kept) // LANES) * LANES
+        arguments = tuple(map(_row_major, arguments))
+    team = min(num_threads, -(-samples * classes // HELP))
+    arguments = *arguments, np.zeros(1, np.int64), size if team > 1 else samples
+    dtype = _computing(x)
+    version = _version((kernel, x.dtype, y.dtype, x.ndim, out is None), (*arguments, np.empty(0, dtype)))
+    _in_threads(lambda: version(*arguments, np.empty(spare, dtype)), team)
+    if out is not None and arguments[-3] is not out:
+        out[...] = arguments[-3]
 
 
-def _classes_last(array: Array) -> Array:
-    return np.ascontiguousarray(array.transpose(0, 2, 1)) if array.ndim == 3 else array
+def _computing(x: Array) -> Any:
+    return np.float64 if x.dtype == np.float64 else np.float32
 
 
 def logsumexp(x: Array, num_threads: int, out: Array) -> None:
-    _run(rows.logsumexp, x, (), out, num_threads)
+    _run("logsumexp", x, x, (), out, num_threads, rows.BLOCK)
 
 
 def softmax(x: Array, scale: Array, num_threads: int, out: Array) -> None:
-    _run(rows.softmax, x, (), out, num_threads, scale)
+    _run("softmax", x, x, (scale,), out, num_threads, rows.KEPT)
 
 
 def log_softmax(x: Array, num_threads: int, out: Array) -> None:
-    _run(rows.log_softmax, x, (), out, num_threads)
+    _run("log_softmax", x, x, (), out, num_threads, rows.BLOCK)
 
 
 def softmax_vjp(grad_output: Array, probs: Array, num_threads: int, out: Array) -> None:
-    _run(rows.softmax_vjp, probs, (grad_output,), out, num_threads)
+    _run("softmax_vjp", probs, grad_output, (grad_output,), out, num_threads, rows.BLOCK)
 
 
 def log_softmax_vjp(grad_output: Array, log_probs: Array, num_threads: int, out: Array) -> None:
-    _run(rows.log_softmax_vjp, log_probs, (grad_output,), out, num_threads)
+    _run("log_softmax_vjp", log_probs, grad_output, (grad_output,), out, num_threads, rows.BLOCK)
 
 
-def _per_class(weight: Array, classes: int) -> Array:
-    """A contiguous weight for each class, which vectorises; from length 1 too."""
-    return weight if weight.size == classes else np.full(classes, weight[0])
+def _not_empty(weight: Array) -> Array:
+    """Weights of which kernels may read the first, even without classes."""
+    return weight if weight.size else np.ones(1, weight.dtype)
 
 
-def _scaled(scale: Array, factor: float) -> Array:
-    """Each sample's factor in the gradient, or one for all."""
-    with np.errstate(all="ignore"):
-        return np.multiply(scale, factor, dtype=np.float64).astype(scale.dtype)
-
-
-def _losses(x: Array) -> Array:
-    return np.empty(x.size // x.shape[1], np.float64 if x.dtype == np.float64 else np.float32)
+def _loss(
+    name: str, x: Array, target: Array, weight: Array, scale: Array, coefficients: tuple[Any, ...], num_threads: int,
+    loss: Array | None, grad: Array | None,
+) -> float:  # fmt: skip
+    """Call a kernel that takes labels and probabilities, one of which is None."""
+    targets = (target, None) if target.ndim == 1 else (None, target)
+    losses = np.empty(x.shape[0] * _inner(x), _computing(x)) if loss is None else loss
+    between = *targets, _not_empty(weight), scale, *coefficients, losses
+    _run(name, x, target, between, grad, num_threads, rows.BLOCK if grad is None else rows.KEPT)
+    return weighted_sum(losses, scale, num_threads) if loss is None else 0.0
 
 
 def cross_entropy(
     x: Array, target: Array, weight: Array, scale: Array, label_smoothing: float, z_loss: float, ignore_index: int,
     factor: float, num_threads: int, loss: Array | None, grad: Array | None,
 ) -> float:  # fmt: skip
-    keep, spread = 1 - label_smoothing, label_smoothing / x.shape[1]
-    dense = target.ndim > 1 or spread != 0
-    losses = _losses(x) if loss is None else loss
-    _run(
-        rows.cross_entropy, x, (target,), grad, num_threads, _per_class(weight, x.shape[1]) if dense else weight,
-        _scaled(scale, factor), keep, spread if dense else None, z_loss, ignore_index, losses,
-    )  # fmt: skip
-    return weighted_sum(losses, scale, num_threads) if loss is None else 0.0
+    coefficients = 1 - label_smoothing, label_smoothing / max(1, x.shape[1]), z_loss, ignore_index, factor
+    return _loss("cross_entropy", x, target, weight, scale, coefficients, num_threads, loss, grad)
 
 
 def nll(
     x: Array, target: Array, weight: Array, scale: Array, ignore_index: int, factor: float, num_threads: int,
     loss: Array | None, grad: Array | None,
 ) -> float:  # fmt: skip
-    weight = _per_class(weight, x.shape[1]) if target.ndim > 1 else weight
-    losses = _losses(x) if loss is None else loss
-    _run(rows.nll, x, (target,), grad, num_threads, weight, _scaled(scale, factor), ignore_index, losses)
-    return weighted_sum(losses, scale, num_threads) if loss is None else 0.0
+    return _loss("nll", x, target, weight, scale, (ignore_index, factor), num_threads, loss, grad)
 
 
-def _chunks(samples: int) -> tuple[Array, Array, tuple[Array, int]]:
-    """Sums and first bad labels of chunks whose bounds depend on the number of samples alone, and their tasks."""
-    count = max(1, -(-samples // sums.CHUNK))
-    return np.zeros(count), np.full(count, -1), (np.zeros(1, np.int64), samples)
+# --- sums over samples -------------------------------------------------------------------------------------------
+
+
+def _chunks(
+    kernel: Any, values: Array, weight: Array, others: tuple[Any, ...], num_threads: int
+) -> tuple[Array, Array]:
+    """Sums, and first bad labels, of chunks whose bounds depend on the number of samples alone."""
+    count = -(-values.size // sums.CHUNK)
+    totals, bads = np.empty(count), np.empty(count, np.int64)
+    arguments = values, _not_empty(weight), *others, totals, bads, np.zeros(1, np.int64), sums.CHUNK
+    version = _version((kernel, values.dtype, weight.dtype), arguments)
+    _in_threads(lambda: version(*arguments), min(num_threads, -(-values.size // HELP)))
+    return totals, bads
 
 
 def check_target(
     target: Array, weight: Array, sample_weight: Array, num_classes: int, ignore_index: int, num_threads: int
 ) -> tuple[int, float]:
-    totals, bads, tasks = _chunks(target.size)
-
-    def work() -> None:
-        sums.check_target(target, weight, sample_weight, num_classes, ignore_index, totals, bads, tasks)
-
-    _in_threads(work, min(num_threads, -(-target.size // HELP)))
+    others = _not_empty(sample_weight), num_classes, ignore_index
+    totals, bads = _chunks(sums.check_target, target, weight, others, num_threads)
+    if bads.size == 1:
+        return int(bads[0]), float(totals[0])
     bads = bads[bads >= 0]
     return (int(bads[0]) if bads.size else -1), _sum(totals)
 
 
 def weighted_sum(values: Array, weight: Array, num_threads: int) -> float:
-    totals, _, tasks = _chunks(values.size)
-
-    def work() -> None:
-        sums.weighted_sum(values, weight, totals, tasks)
-
-    _in_threads(work, min(num_threads, -(-values.size // HELP)))
-    return _sum(totals)
+    totals, _ = _chunks(sums.weighted_sum, values, weight, (), num_threads)
+    return float(totals[0]) if totals.size == 1 else _sum(totals)
 
 
 def _sum(totals: Array) -> float:

@@ -1,384 +1,429 @@
-"""Row kernels for Numba: one sample at a time, SIMD lanes along its classes.
+"""Row kernels for Numba: one sample at a time, packs of its classes, which lie side by side.
 
-Each kernel takes tasks of samples until none is left and goes through a sample in blocks that stay in L1. A block is
-summed in many lanes of the computing type, blocks in double. Arrays are contiguous, classes last, which Numba must know
-to vectorise.
+A row is gone through in blocks that stay in L1. A block is summed in lanes of the computing type, blocks in double.
 """
 
 import math
-
-import numpy as np
+from contextlib import contextmanager
+from operator import add as plus
 
 from ._formulas import (
-    constant,
-    counts,
+    WIDEN,
+    exp_any,
     exp_negative,
-    kernel,
+    finite,
     likely_gradient,
     log1p_positive,
-    loop,
+    log_sum_exp,
     narrow,
-    rank,
+    raise_top,
     sample_loss,
-    summing_loop,
-    take,
-    unrank,
+    settled,
     widen,
-    without_label,
+)  # fmt: skip
+from ._numba_trace import (
+    FLOAT32,
+    FLOAT64,
+    LANES,
+    Pointer,
+    Value,
+    Variables,
+    anywhere,
+    each,
+    either,
+    folded,
+    kernel,
+    larger,
+    packs,
+    smaller,
+    tasks,
+    when,
+    where,
 )  # fmt: skip
 
-BLOCK = 4096  # 16 KiB of float32: half of a 32 KiB L1, and short enough that lane sums stay accurate
+BLOCK = 4096  # 16 KiB of float32: half of a 32 KiB L1
+GROUP = 8 * LANES  # classes whose sums are added to the block's: keeps the error of float32 small
 KEPT = 16 * BLOCK  # longest row whose exponentials are kept for the gradient: they fit in L2, and 0.9 ns becomes 0.73
 
 
-def scratch_shape(classes: int) -> tuple[int]:
-    """What a thread needs: a block of the target, and a row of exponentials as far as they are kept."""
-    return (BLOCK + min(max(classes, BLOCK), KEPT),)
+class Row:
+    """Numbers side by side: a pointer and an offset."""
+
+    def __init__(self, pointer, offset):
+        self.pointer, self.offset = pointer, offset
+
+    def read(self, index, left, filler=0.0):
+        """A pack in the computing type; only `left` numbers of it if that is not None, then the filler."""
+        if left is None:
+            return widen(self.pointer.load(self.offset + index))
+        computed = FLOAT32 if self.pointer.kind in WIDEN else self.pointer.kind
+        rest = narrow(Value(left.builder, None, computed, LANES).like(filler), self.pointer)
+        return widen(self.pointer.load_first(self.offset + index, left, rest))
+
+    def write(self, index, left, pack):
+        """The way back."""
+        pack = narrow(pack, self.pointer)
+        if left is None:
+            self.pointer.store(self.offset + index, pack)
+        else:
+            self.pointer.store_first(self.offset + index, left, pack)
+
+    def fetch(self, index):
+        """Bring what a pack there takes into cache."""
+        self.pointer.fetch(self.offset + index)
+
+    def __getitem__(self, index):
+        return widen(self.pointer[self.offset + index]).to(FLOAT64)
+
+    def __setitem__(self, index, value):
+        computed = FLOAT32 if self.pointer.kind in WIDEN else self.pointer.kind
+        self.pointer[self.offset + index] = narrow(value.to(computed), self.pointer)
 
 
-@loop
-def deal(tasks):
-    """Yield the samples of one task after another, until all are taken."""
-    counter, size, samples = tasks
-    while True:
-        begin = take(counter) * size
-        if begin >= samples:
-            break
-        for s in range(begin, min(begin + size, samples)):  # noqa: UP028, which Numba does not know
-            yield s
+class Rows:
+    """The rows of an (outer, classes, inner) array."""
+
+    def __init__(self, array):
+        self.array, self.classes = array, array.shape[1]
+
+    def __getitem__(self, s):
+        outer, _, inner = self.array.strides
+        run = self.array.shape[2]
+        return Row(self.array.data, (s // run) * outer + (s % run) * inner)
 
 
-# --- one block of one sample -------------------------------------------------------------------------------------
+class Constants:
+    """Packs of an array where length 1 stands for a constant."""
+
+    def __init__(self, array):
+        constant, self.several = array.data.scratch(LANES), array.size > 1
+        constant.store(0, array.data[0].splat())
+        self.row = Row(either(self.several, array.data, constant), array.size.like(0))
+
+    def read(self, index, left):
+        """A pack, or as many lanes of it as are left."""
+        return self.row.read(where(self.several, index, 0), left)
 
 
-@loop
-def sample_of(x, s):
-    """The (classes,) row of sample s in an (outer, inner, classes) array."""
-    return x[s // x.shape[1], s % x.shape[1]]
+class Target:
+    """What samples are compared with: labels, or probabilities, and how they are weighed."""
+
+    def __init__(self, probs, weight, keep, spread):
+        self.weight, self.keep, self.spread = weight, keep, spread
+        self.probs, self.weights = None if probs is None else Rows(probs), Constants(weight)
+
+    @property
+    def dense(self):
+        """Whether classes have a target besides the label's."""
+        return self.spread != 0.0 if self.probs is None else self.spread == self.spread
+
+    def read(self, s, index, left):
+        """Targets of sample s, times the weights of their classes."""
+        weight = self.weights.read(index, left)
+        if self.probs is None:
+            return weight * self.spread
+        return weight * (self.probs[s].read(index, left) * self.keep + self.spread)
 
 
-@loop
-def read(row, start, buffer):
-    """One block of a row, widened into the buffer."""
-    part = row[start : start + BLOCK]
-    block = buffer[: part.size]
-    for j in range(part.size):
-        block[j] = widen(part[j])
-    return block
+class Kept:
+    """Where exponentials of a row are left: all of them, or else one block of them.
 
+    All go where the row's result will be if that is stored as it is computed, else to spare memory if it is enough.
+    """
 
-@loop
-def read_top(row, start, buffer):
-    """The same, and the largest number; a nan is either passed over or the largest."""
-    part = row[start : start + BLOCK]
-    block = buffer[: part.size]
-    best = rank(block.dtype.type(-np.inf))
-    for j in range(part.size):
-        block[j] = widen(part[j])
-        best = max(best, rank(block[j]))
-    return block, unrank(best)
+    def __init__(self, spare, classes, result=None, wanted=True):
+        self.zero, self.all, self.wanted = spare.data.number(0.0), spare.size >= classes, (classes >= 0) & wanted
+        self.row = Row(spare.data, classes.like(0))
+        if result is not None and result.pointer.kind == spare.data.kind:
+            self.all = (classes <= KEPT) & wanted
+            self.row = Row(either(self.all, result.pointer, spare.data), where(self.all, result.offset, 0))
+        self.tops = Pointer(spare.data.builder, None, FLOAT64).scratch(
+            KEPT // BLOCK
+        )  # what each block's are relative to
 
+    def pack(self, number):
+        """A number in every lane."""
+        return self.zero.like(number)
 
-@loop
-def find(block, value):
-    """The first position of `value`; as a minimum, which vectorises."""
-    size = np.int32(block.size)
-    at = size
-    for j in range(size):
-        at = min(at, np.int32(j) if block[j] == value else size)
-    return np.int64(at)
+    def read(self, start, index, left):
+        """A pack of the block from `start` on."""
+        return self.row.read(index - where(self.all, 0, start), left)
 
+    def write(self, start, index, left, pack):
+        """Keep it."""
+        with when(self.wanted):
+            self.row.write(index - where(self.all, 0, start), left, pack)
 
-@summing_loop
-def exp_sum(block, top):
-    """block = exp(block - top), and its sum."""
-    total = block.dtype.type(0)
-    for j in range(block.size):
-        block[j] = exp_negative(block[j] - top)
-        total += block[j]
-    return np.float64(total)
-
-
-@loop
-def exp_any(block):
-    """block = exp(block) without a limit."""
-    for j in range(block.size):
-        block[j] = math.exp(block[j])
-
-
-@loop
-def has_nan(row):
-    """Whether a nan is in the row."""
-    found = False
-    for j in range(row.size):
-        found |= math.isnan(widen(row[j]))
-    return found
-
-
-@summing_loop
-def block_sum(block):
-    """The sum of a block, in double: LLVM's lanes are fewer than it takes to keep the error of float32 small."""
-    total = 0.0
-    for j in range(block.size):
-        total += np.float64(block[j])
-    return total
-
-
-@summing_loop
-def block_dot(weights, block, top):
-    """Sum of weights * (block - top), where a weight of 0 counts 0 even against inf."""
-    total = block.dtype.type(0)
-    for j in range(block.size):
-        term = weights[j] * (block[j] - top)
-        total += term if weights[j] != 0 else block.dtype.type(0)
-    return np.float64(total)
-
-
-@loop
-def write_product(block, factor, out):
-    """out = factor * block."""
-    factor = block.dtype.type(factor)
-    for j in range(block.size):
-        out[j] = narrow(factor * block[j], out)
-
-
-@loop
-def write_difference(block, factor, q, scale, out):
-    """out = factor * block - scale * q."""
-    factor, scale = block.dtype.type(factor), block.dtype.type(scale)
-    for j in range(block.size):
-        out[j] = narrow(factor * block[j] - scale * q[j], out)
-
-
-@loop
-def write_logs(block, top, log_total, out):
-    """out = block - top - log_total, in this order: the first difference is exact where it matters."""
-    top, log_total = block.dtype.type(top), block.dtype.type(log_total)
-    for j in range(block.size):
-        out[j] = narrow((block[j] - top) - log_total, out)
-
-
-@loop
-def write_softmax_vjp(p, g, dot, out):
-    """out = p * (g - dot)."""
-    dot = p.dtype.type(dot)
-    for j in range(p.size):
-        out[j] = narrow(p[j] * (g[j] - dot), out)
-
-
-@loop
-def write_target(q, scale, out):
-    """out = scale * q, and 0 for q = 0 whatever the scale."""
-    scale = q.dtype.type(scale)
-    for j in range(out.size):
-        out[j] = narrow(scale * q[j] if q[j] != 0 else q.dtype.type(0), out)
-
-
-@loop
-def fill(out, value):
-    """The whole row one value."""
-    for j in range(out.size):
-        out[j] = narrow(value, out)
+    def number(self, start):
+        """Which of the tops is this block's."""
+        return where(self.all, start // BLOCK, 0)
 
 
 # --- one sample --------------------------------------------------------------------------------------------------
 
 
-@loop
-def read_target(target, s, weight, keep, spread, start, buffer):
-    """One block of q = weight * (keep * target + spread), the target being 0 where only a label is known."""
-    keep, spread = buffer.dtype.type(keep), buffer.dtype.type(spread)
-    part = weight[start : start + buffer.size]
-    if target.ndim == 1:
-        for j in range(part.size):
-            buffer[j] = part[j] * spread
-    else:
-        probs = sample_of(target, s)[start : start + buffer.size]
-        for j in range(part.size):
-            buffer[j] = part[j] * (keep * widen(probs[j]) + spread)
+def samples(x, counter, size):
+    """One sample after the other."""
+    for begin, end in tasks(counter, size, x.shape[0] * x.shape[2]):
+        yield from each(begin, end)
 
 
-@loop
-def scan(row, kept, tops, target=None, s=0, weight=None, keep=0.0, spread=0.0, q=None):
-    """One pass: largest logit and its class, sum of the other exponentials; sums of q and of q * (x - top).
-
-    The sum leaves the largest term out, so that log1p(rest) and rest / (1 + rest) keep full precision where one class
-    has nearly all the probability (Blanchard, Higham, Higham 2021, algorithm 4.1). It is rescaled once per block that
-    raises the maximum (Milakov, Gimelshein 2018). A row that fits in `kept` leaves its exponentials there, each block's
-    relative to its entry of `tops`.
-    """
-    top, at, rest, mass, cross = -np.inf, -1, 0.0, 0.0, 0.0
-    for start in range(0, row.size, BLOCK):
-        part, block_top = read_top(row, start, kept[start:] if row.size <= kept.size else kept)
-        found = -1
-        if block_top > top:
-            found = find(part, block_top)
-            if at >= 0:
-                rest = (rest + 1.0) * math.exp(top - block_top)
-                if mass != 0.0:  # the difference may overflow to inf
-                    cross -= mass * (block_top - top)
-            top = np.float64(block_top)
-            at = start + found
-        base = part.dtype.type(top if at >= 0 else 0.0)
-        if q is not None:
-            weights = q[: part.size]
-            read_target(target, s, weight, keep, spread, start, weights)
-            mass += block_sum(weights)
-            cross += block_dot(weights, part, base)
-        if found >= 0:
-            part[found] = -np.inf
-        rest += exp_sum(part, base)
-        if found >= 0:
-            part[found] = 1.0
-        if row.size <= kept.size:
-            tops[start // BLOCK] = top
-    return top, at, np.nan if math.isinf(top) else rest, mass, cross
+def blocks(classes):
+    """First and last class of each block."""
+    for start in each(0, classes, BLOCK):
+        yield start, smaller(start + BLOCK, classes)
 
 
-@loop
-def exponentials(row, start, top, kept, tops):
-    """One block of exp(x - top), apart from a common factor."""
-    if row.size <= kept.size:
-        return kept[start : min(start + BLOCK, row.size)], math.exp(tops[start // BLOCK] - top)
-    part = read(row, start, kept)
-    exp_sum(part, part.dtype.type(top))
-    return part, 1.0
+def total(pack):
+    """The sum of all lanes in double."""
+    return folded(pack.to(FLOAT64), plus)
+
+
+def sums(start, stop, like, count, add):
+    """Sums over a block of so many packs: `add` adds those of a pack of classes to them; in groups, then in double."""
+    zero = like.like(0.0)
+    found = [Variables(total=zero, part=zero) for _ in range(count)]
+    for group in each(start, stop, GROUP):
+        for one in found:
+            one.part = zero
+        for j, left in packs(group, smaller(group + GROUP, stop)):
+            for one, part in zip(found, add(j, left, *(one.part for one in found)), strict=True):
+                one.part = part
+        for one in found:
+            one.total = one.total + one.part
+    return [total(one.total) for one in found]
+
+
+def scan(row, classes, kept, target=None, s=None):
+    """One pass over a sample's classes: its largest logit, and the sums that `scan` of lane kernels describes."""
+    nothing = total(kept.zero)
+    found = Variables(top=nothing.like(-math.inf), rest=nothing, lost=nothing, mass=nothing, cross=nothing)
+    for start, stop in blocks(classes):
+        top = larger(largest(row, start, stop, kept).to(FLOAT64), found.top)
+        raised = top > found.top
+        raise_top(found, top)
+        found.top = top
+        kept.tops[kept.number(start)] = top
+        if target is not None:
+            with when(target.dense):
+                mass, cross = target_sums(row, start, stop, finite(kept.pack(top)), target, s)
+                found.mass, found.cross = found.mass + mass, found.cross + cross
+        rest, ties = exponential_sums(row, start, stop, top, kept)
+        found.rest = found.rest + rest + where(raised, ties - 1.0, ties)
+    return found.top, found.rest, found.mass, found.cross
+
+
+def largest(row, start, stop, kept):
+    """The largest logit of a block; a nan is passed over."""
+    tops = [Variables(pack=kept.pack(-math.inf)) for _ in range(4)]  # to hide the latency of a maximum
+    rest = stop - (stop - start) % (LANES * len(tops))
+    for j in each(start, rest, LANES * len(tops)):
+        for i, top in enumerate(tops):
+            top.pack = larger(row.read(j + LANES * i, None), top.pack)
+    for j, left in packs(rest, stop):
+        tops[0].pack = larger(row.read(j, left, -math.inf), tops[0].pack)
+    a, b, c, d = (top.pack for top in tops)
+    return folded(larger(larger(a, b), larger(c, d)), larger)
+
+
+def exponential_sums(row, start, stop, top, kept):
+    """Keep exp(x - top); the sum of these, in which an x that is top counts 0, and how many are."""
+    base = finite(kept.pack(top))
+
+    def add(j, left, total, ties):
+        x = row.read(j, left, -math.inf)
+        e = exp_negative(x - base)
+        kept.write(start, j, left, e)
+        row.fetch(j + (stop - start))
+        return where(x == base, total, total + e), where(x == base, ties + 1.0, ties)
+
+    return sums(start, stop, kept.zero, 2, add)
+
+
+def target_sums(row, start, stop, base, target, s):
+    """Sums of q and q * (x - base), where a q of 0 counts 0 even against inf."""
+
+    def add(j, left, mass, cross):
+        q = target.read(s, j, left)
+        return mass + q, cross + where(q != 0.0, q * (row.read(j, left) - base), 0.0)
+
+    return sums(start, stop, base, 2, add)
+
+
+def exponentials(row, classes, top, kept):
+    """First and last class of each block, what to multiply its exponentials by, and what they are for the largest."""
+    for start, stop in blocks(classes):
+        with when(kept.all == 0):
+            for j, left in packs(start, stop):
+                kept.write(start, j, left, exp_negative(row.read(j, left, -math.inf) - kept.pack(top)))
+        base = where(kept.all, kept.tops[kept.number(start)], top)
+        yield start, stop, exp_negative(base - top), where(base == top, top.like(1.0), 2.0)
 
 
 # --- kernels -----------------------------------------------------------------------------------------------------
-# x, target, grad_output and out: (outer, inner, classes); loss and scale: (samples,); weight: (classes,); scale may
-# have length 1, weight too where only labels count; scratch: `scratch_shape` in the computing type.
+# Their arguments are those of lane kernels, but classes lie side by side; spare: memory of the computing type for as
+# many exponentials as are to be kept.
 
 
 @kernel
-def logsumexp(x, out, scratch, tasks):
+def logsumexp(x, out, counter, size, spare):
     """One pass; out is (samples,)."""
-    block, tops = scratch[:BLOCK], np.empty(1)
-    for s in deal(tasks):
-        row = sample_of(x, s)
-        top, _, rest, _, _ = scan(row, block, tops)
-        out[s] = top + log1p_positive(rest)
-        if math.isinf(top):  # all -inf, or some +inf: the limit, unless there is a nan
-            out[s] = np.nan if has_nan(row) else top
+    logits, kept = Rows(x), Kept(spare, x.shape[1], wanted=False)
+    for s in samples(x, counter, size):
+        top, rest, *_ = scan(logits[s], logits.classes, kept)
+        out.data[s] = log_sum_exp(top, rest)
 
 
 @kernel
-def softmax(x, out, scale, scratch, tasks):
+def softmax(x, scale, out, counter, size, spare):
     """One pass over rows of at most KEPT classes; two and twice the exponentials over longer ones."""
-    kept, tops = scratch[BLOCK:], np.empty(KEPT // BLOCK)
-    for s in deal(tasks):
-        row, result = sample_of(x, s), sample_of(out, s)
-        top, _, rest, _, _ = scan(row, kept, tops)
-        factor = scale[s % scale.size] / (1.0 + rest)
-        for start in range(0, row.size, BLOCK):
-            part, shift = exponentials(row, start, top, kept, tops)
-            write_product(part, factor * shift, result[start : start + BLOCK])
+    logits, results = Rows(x), Rows(out)
+    for s in samples(x, counter, size):
+        row, result = logits[s], results[s]
+        kept = Kept(spare, logits.classes, result)
+        top, rest, *_ = scan(row, logits.classes, kept)
+        factor = scale.at(s).to(FLOAT64) / (settled(top, rest) + 1.0)
+        for start, stop, share, _ in exponentials(row, logits.classes, top, kept):
+            slope = kept.pack(factor * share)
+            for j, left in packs(start, stop):
+                result.write(j, left, kept.read(start, j, left) * slope)
 
 
 @kernel
-def log_softmax(x, out, scratch, tasks):
-    """Two passes, the second from cache where a row fits."""
-    block, tops = scratch[:BLOCK], np.empty(1)
-    for s in deal(tasks):
-        row, result = sample_of(x, s), sample_of(out, s)
-        top, _, rest, _, _ = scan(row, block, tops)
-        for start in range(0, row.size, BLOCK):
-            part = read(row, start, block)
-            write_logs(part, top, log1p_positive(rest), result[start : start + BLOCK])
+def log_softmax(x, out, counter, size, spare):
+    """Two passes; x - top - log_total in this order: the first difference is exact where it matters."""
+    logits, results, kept = Rows(x), Rows(out), Kept(spare, x.shape[1], wanted=False)
+    for s in samples(x, counter, size):
+        row, result = logits[s], results[s]
+        top, rest, *_ = scan(row, logits.classes, kept)
+        log_total, top = kept.pack(log1p_positive(settled(top, rest))), kept.pack(top)
+        for j, left in packs(0, logits.classes):
+            result.write(j, left, (row.read(j, left) - top) - log_total)
+
+
+def vjp(value, grad_output, out, counter, size, spare, term, gradient):
+    """`term` of each class summed, then `gradient` from the sum; two passes over both arrays."""
+    zero, values, incoming, results = spare.data.number(0.0), Rows(value), Rows(grad_output), Rows(out)
+    for s in samples(value, counter, size):
+        found = Variables(total=total(zero))
+        for start, stop in blocks(values.classes):
+            found.total = found.total + term_sum(start, stop, zero, values[s], incoming[s], term)
+        for j, left in packs(0, values.classes):
+            g = gradient(values[s].read(j, left), incoming[s].read(j, left), zero.like(found.total))
+            results[s].write(j, left, g)
+
+
+def term_sum(start, stop, zero, p, g, term):
+    """The sum of term(p, g) over a block."""
+    (found,) = sums(start, stop, zero, 1, lambda j, left, part: [part + term(p.read(j, left), g.read(j, left))])
+    return found
 
 
 @kernel
-def softmax_vjp(probs, grad_output, out, scratch, tasks):
-    """p * (g - sum(g * p)); two passes over both arrays."""
-    for s in deal(tasks):
-        probs_row, grad_row, result = sample_of(probs, s), sample_of(grad_output, s), sample_of(out, s)
-        dot = 0.0
-        for start in range(0, result.size, BLOCK):
-            p, g = read(probs_row, start, scratch[:BLOCK]), read(grad_row, start, scratch[BLOCK:])
-            dot += block_dot(p, g, p.dtype.type(0))
-        for start in range(0, result.size, BLOCK):
-            p, g = read(probs_row, start, scratch[:BLOCK]), read(grad_row, start, scratch[BLOCK:])
-            write_softmax_vjp(p, g, dot, result[start : start + BLOCK])
+def softmax_vjp(probs, grad_output, out, counter, size, spare):
+    """p * (g - sum(g * p)), where a probability of 0 counts 0 even against inf."""
+    vjp(probs, grad_output, out, counter, size, spare,
+        lambda p, g: where(p != 0.0, p * g, 0.0), lambda p, g, total: p * (g - total))  # fmt: skip
 
 
 @kernel
-def log_softmax_vjp(log_probs, grad_output, out, scratch, tasks):
-    """g - exp(log_probs) * sum(g); two passes over g, one over log_probs."""
-    for s in deal(tasks):
-        log_row, grad_row, result = sample_of(log_probs, s), sample_of(grad_output, s), sample_of(out, s)
-        total = 0.0
-        for start in range(0, result.size, BLOCK):
-            total += block_sum(read(grad_row, start, scratch[BLOCK:]))
-        for start in range(0, result.size, BLOCK):
-            p, highest = read_top(log_row, start, scratch[:BLOCK])
-            g = read(grad_row, start, scratch[BLOCK:])
-            if highest <= 80.0:
-                exp_sum(p, p.dtype.type(0))
-            else:  # no probability, but not our business: only out of range of exp_negative
-                exp_any(p)
-            write_difference(p, -total, g, -1.0, result[start : start + BLOCK])
+def log_softmax_vjp(log_probs, grad_output, out, counter, size, spare):
+    """g - exp(log_probs) * sum(g)."""
+    vjp(log_probs, grad_output, out, counter, size, spare,
+        lambda p, g: g, lambda p, g, total: g - exp_any(p) * total)  # fmt: skip
+
+
+@contextmanager
+def settling(labels, s, classes, ignore_index, loss, results):
+    """Code for samples that count; loss and gradient of the others are 0 if they are ignored, else nan."""
+    if labels is None:
+        yield
+        return
+    label = labels.data[s]
+    counts = (label != ignore_index) & (label >= 0) & (label < classes)
+    with when(counts):
+        yield
+    with when(counts == 0):
+        without = where(label == ignore_index, loss.data.number(0.0), math.nan)
+        loss.data[s] = without.lane(0)
+        if results is not None:
+            for j, left in packs(0, classes):
+                results[s].write(j, left, without)
 
 
 @kernel
 def cross_entropy(
-    x, target, grad, weight, scale, keep, spread, z_loss, ignore_index, loss, scratch, tasks
+    x, labels, probs, weight, scale, keep, spread, z_loss, ignore_index, factor, loss, grad, counter, size, spare
 ):  # fmt: skip
     """One pass; for the gradient of rows of more than KEPT classes two, and twice the exponentials."""
-    kept, tops = scratch[BLOCK:], np.empty(KEPT // BLOCK)
-    q = None if spread is None else scratch[:BLOCK]
-    if grad is None:
-        kept = kept[:BLOCK]
-    for s in deal(tasks):
-        row = sample_of(x, s)
-        if target.ndim == 1:  # noqa: SIM102 - pruned by type, which Numba does not do with `and`
-            if not counts(target[s], row.size, ignore_index):
-                loss[s] = without_label(target[s], ignore_index)
-                if grad is not None:
-                    fill(sample_of(grad, s), loss[s])
+    logits, results, target = Rows(x), grad and Rows(grad), Target(probs, weight, keep, spread)
+    for s in samples(x, counter, size):
+        with settling(labels, s, logits.classes, ignore_index, loss, results):
+            row, result, k, hot, q_k, below = (
+                logits[s],
+                results and results[s],
+                None,
+                keep * 0.0,
+                keep * 0.0,
+                keep * 0.0,
+            )
+            kept = Kept(spare, logits.classes, result, grad is not None)
+            if labels is not None:
+                k = labels.data[s]
+                own = weight.at(k).to(FLOAT64)
+                hot, q_k, below = own * keep, own * spread, row[k]
+            top, rest, mass, cross = scan(row, logits.classes, kept, target, s)
+            rest = settled(top, rest)
+            log_total = log1p_positive(rest)
+            below = below - top if labels is not None else below
+            loss.data[s] = sample_loss(top, log_total, mass, cross, hot, below, z_loss)
+            if grad is None:
                 continue
-        top, k, rest, mass, cross = scan(row, kept, tops, target, s, weight, keep, spread, q)
-        log_total, hot, below, factor = log1p_positive(rest), 0.0, 0.0, constant(scale, s)
-        if target.ndim == 1:
-            k = target[s]
-            hot = keep * constant(weight, k)
-            below = widen(row[k]) - top
-        loss[s] = sample_loss(top, log_total, mass, cross, hot, below, z_loss)
-        if grad is not None:
-            out, q_k = sample_of(grad, s), 0.0
-            z = 2.0 * z_loss * (top + log_total)
-            for start in range(0, row.size, BLOCK):
-                part, shift = exponentials(row, start, top, kept, tops)
-                shift *= factor * (mass + hot + z) / (1.0 + rest)
-                if spread is None:
-                    write_product(part, shift, out[start : start + BLOCK])
-                else:
-                    read_target(target, s, weight, keep, spread, start, q[: part.size])
-                    write_difference(part, shift, q, factor, out[start : start + BLOCK])
-                    q_k = q[k - start] if 0 <= k - start < BLOCK else q_k
-            out[k] = narrow(factor * likely_gradient(rest, mass, hot, q_k, below, z), out)
+            minus, z = scale.at(s).to(FLOAT64) * factor, (top + log_total) * (z_loss * 2.0)
+            inverse = rest.like(1.0) / (rest + 1.0)
+            share = (mass + hot + z) * inverse
+            for start, stop, part, one in exponentials(row, logits.classes, top, kept):
+                slope, share_here, one = kept.pack(minus * share * part), kept.pack(share * part), kept.pack(one)
+                for j, left in packs(start, stop):
+                    e = kept.read(start, j, left)
+                    g = Variables(value=slope * e)
+                    with when(target.dense):
+                        q = target.read(s, j, left)
+                        g.value = share_here * e - q
+                        if probs is not None:
+                            with when(anywhere(e == one)):
+                                likely = likely_gradient(rest, mass, hot, q.to(FLOAT64), 1.0, z) * inverse
+                                g.value = where(e == one, likely, g.value)
+                        g.value = g.value * kept.pack(minus)
+                    result.write(j, left, g.value)
+            if labels is not None:
+                patch = likely_gradient(rest, mass, hot, q_k, exp_negative(below), z)
+                result[k] = minus * patch * inverse
 
 
 @kernel
-def nll(x, target, grad, weight, scale, ignore_index, loss, scratch, tasks):
+def nll(x, labels, probs, weight, scale, ignore_index, factor, loss, grad, counter, size, spare):
     """-sum_j t_j x_j and its gradient -t: only the label's class is read, or all classes once for probabilities."""
-    for s in deal(tasks):
-        row, factor, total = sample_of(x, s), constant(scale, s), 0.0
-        if target.ndim == 1:
-            label, hot = target[s], 0.0
-            valid = counts(label, row.size, ignore_index)
-            if valid:
-                hot = constant(weight, label)
-            total = -hot * widen(row[label]) if valid else without_label(label, ignore_index)
-            if grad is not None:
-                out = sample_of(grad, s)
-                fill(out, 0.0 if valid else total)
-                if valid:
-                    out[label] = narrow(-factor * hot, out)
-        else:
-            for start in range(0, row.size, BLOCK):
-                part, q = read(row, start, scratch[:BLOCK]), scratch[BLOCK : 2 * BLOCK]
-                read_target(target, s, weight, 1.0, 0.0, start, q[: part.size])
-                total -= block_dot(q, part, part.dtype.type(0))
-                if grad is not None:
-                    write_target(q, -factor, sample_of(grad, s)[start : start + BLOCK])
-        loss[s] = total
+    logits, results, zero = Rows(x), grad and Rows(grad), spare.data.number(0.0)
+    target = Target(probs, weight, factor.like(1.0), factor.like(0.0))
+    for s in samples(x, counter, size):
+        with settling(labels, s, logits.classes, ignore_index, loss, results):
+            row, result, k, own = logits[s], results and results[s], None, None
+            minus = scale.at(s).to(FLOAT64) * factor * -1.0
+            if labels is not None:
+                k = labels.data[s]
+                own = weight.at(k).to(FLOAT64)
+                loss.data[s] = own * row[k] * -1.0
+            else:
+                found = Variables(total=total(zero))
+                for start, stop in blocks(logits.classes):
+                    _, cross = target_sums(row, start, stop, zero, target, s)
+                    found.total = found.total - cross
+                loss.data[s] = found.total
+            if grad is None:
+                continue
+            for j, left in packs(0, logits.classes):
+                q = zero if labels is not None else target.read(s, j, left)
+                result.write(j, left, where(q != 0.0, q * zero.like(minus), 0.0))
+            if labels is not None:
+                result[k] = minus * own

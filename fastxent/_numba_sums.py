@@ -1,45 +1,70 @@
 """Sums over samples for Numba, in chunks that depend on the number of samples alone, each compensated in double."""
 
-import numpy as np
+from operator import add as plus
 
-from ._formulas import add, constant, counts, kernel, settle, take
+from ._formulas import add, settle
+from ._numba_rows import Constants, Row
+from ._numba_trace import (
+    FLOAT64,
+    INT64,
+    Variables,
+    each,
+    folded,
+    halves,
+    infinite,
+    kernel,
+    packs,
+    tasks,
+    when,
+    where,
+)  # fmt: skip
 
 CHUNK = 8192
 
 # target: (samples,) int64; values: (samples,); weight: (classes,) in check_target, else (samples,); sample_weight:
-# (samples,); weights may have length 1; totals, bads: one number for each chunk.
+# (samples,); weights may have length 1; totals, bads: one number for each chunk of `size` samples.
 
 
 @kernel
-def check_target(target, weight, sample_weight, num_classes, ignore_index, totals, bads, tasks):
-    """One pass: sum of the weights of the labels that count, or the first label out of range."""
-    counter, samples = tasks
-    while True:
-        chunk = take(counter)
-        if chunk >= totals.size:
-            break
-        total, error = 0.0, 0.0
-        for s in range(chunk * CHUNK, min((chunk + 1) * CHUNK, samples)):
-            label = target[s]
-            if counts(label, num_classes, ignore_index):
-                share = np.float64(constant(weight, label)) * np.float64(constant(sample_weight, s))
-                total, error = add(total, error, share)
-            elif label != ignore_index:
-                bads[chunk] = s
-                break
-        totals[chunk] = settle(total, error)
+def check_target(target, weight, sample_weight, num_classes, ignore_index, totals, bads, counter, size):
+    """Sum of the weights of the labels that count, or the first label out of range."""
+    zero, nothing = target.data.number(0), totals.data.number(0.0).lane(0)
+
+    def bad(label):
+        return (label != ignore_index) & ((label < 0) | (label >= num_classes))
+
+    for begin, end in tasks(counter, size, target.size):
+        s = Variables(counted=zero, bad=zero, first=end.like(-1), total=nothing, lost=nothing)
+        for j, left in packs(begin, end):
+            labels = Row(target.data, end.like(0)).read(j, left, ignore_index)
+            s.counted = s.counted + (labels != ignore_index).to(INT64)
+            s.bad = s.bad + bad(labels).to(INT64)
+        constant = (weight.size == 1) & (sample_weight.size == 1)
+        s.total = folded(s.counted, plus).to(FLOAT64) * weight.at(0).to(FLOAT64) * sample_weight.at(0)
+        with when((folded(s.bad, plus) != 0) | (constant == 0)):
+            s.total = nothing
+            for i in each(begin, end):
+                label = target.data[i]
+                s.first = where((s.first < 0) & bad(label), i, s.first)
+                counts = (label != ignore_index) & (bad(label) == 0)
+                share = weight.at(where(counts, label, 0)).to(FLOAT64) * sample_weight.at(i).to(FLOAT64)
+                s.total, s.lost = add(s.total, s.lost, where(counts, share, 0.0))
+            s.total = settle(s.total, s.lost)
+        totals.data[begin // size] = s.total
+        bads.data[begin // size] = s.first
 
 
 @kernel
-def weighted_sum(values, weight, totals, tasks):
-    """One pass; a value of 0 counts 0 whatever its weight, since it may be the loss of an ignored sample."""
-    counter, samples = tasks
-    while True:
-        chunk = take(counter)
-        if chunk >= totals.size:
-            break
-        total, error = 0.0, 0.0
-        for s in range(chunk * CHUNK, min((chunk + 1) * CHUNK, samples)):
-            if values[s] != 0:
-                total, error = add(total, error, np.float64(values[s]) * np.float64(constant(weight, s)))
-        totals[chunk] = settle(total, error)
+def weighted_sum(values, weight, totals, bads, counter, size):
+    """A value of 0 counts 0 whatever its weight, since it may be the loss of an ignored sample."""
+    zero, weights, row = totals.data.number(0.0), Constants(weight), Row(values.data, values.size.like(0))
+    for begin, end in tasks(counter, size, values.size):
+        s = Variables(total=zero, lost=zero)
+        for j, left in packs(begin, end):
+            value = row.read(j, left).to(FLOAT64)
+            s.total, s.lost = add(s.total, s.lost, where(value != 0.0, value * weights.read(j, left), 0.0))
+        total, lost = s.total, where(infinite(s.total), 0.0, s.lost)
+        while total.count > 1:
+            (a, b), (lost_a, lost_b) = halves(total), halves(lost)
+            total, lost = add(a, lost_a + lost_b, b)
+        totals.data[begin // size] = settle(total, lost).lane(0)

@@ -21,8 +21,6 @@ STATUS, RESET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @pytest.fixture(params=LAYOUTS)
 def layout(request, backend):
-    if request.param == "images" and backend.__name__ == "fastxent._numba":
-        pytest.skip("the Numba kernels copy arrays whose classes do not come last")
     return LAYOUTS[request.param]
 
 
