@@ -180,7 +180,7 @@ def as_probabilities(name: str, value: ArrayLike) -> Array:
         with np.errstate(all="ignore"):
             bad = np.argmin((x >= 0) & (x <= 1))
         where = tuple(map(int, np.unravel_index(bad, x.shape)))
-        raise ValueError(f"{name}{list(where) if where else ''} is {x[where]}, expected a probability in [0, 1]")
+        raise ValueError(f"{name}{list(where) if where else ''} is {x[where]!s}, expected a probability in [0, 1]")
     return x
 
 

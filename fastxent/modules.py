@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, NoReturn
@@ -27,19 +28,16 @@ from .softmax import log_softmax, softmax
 # --- options -----------------------------------------------------------------------------------------------------
 
 
-def _own_array(name: str, value: ArrayLike | None) -> Array | None:
+def _own_array(name: str, value: ArrayLike) -> Array:
     """A read-only copy, so that nobody changes the option later."""
-    if value is None:
-        return None
     array = as_floats(name, value).copy()
     array.flags.writeable = False
     return array
 
 
-def _optional_axis(name: str, value: Any) -> Any:
-    if value is not None:
-        check_axis(value)
-    return value
+def _axis(_name: str, value: Any) -> int:
+    check_axis(value)
+    return operator.index(value)
 
 
 # Option -> what checks it and gives it back; the rest, and what depends on the arrays, is checked by each call.
@@ -50,7 +48,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "ignore_index": integer,
     "label_smoothing": lambda name, value: finite_number(name, value, 0, 1),
     "z_loss": lambda name, value: finite_number(name, value, 0, math.inf),
-    "axis": _optional_axis,
+    "axis": _axis,
 }
 
 
@@ -88,7 +86,7 @@ class _Module:
                 raise TypeError(f"{type(self).__name__} has no option {name!r}, only {', '.join(self._defaults)}")
         for name, default in self._defaults.items():
             value = options.get(name, default)
-            vars(self)[name] = _CHECKS[name](name, value) if name in _CHECKS else value
+            vars(self)[name] = _CHECKS[name](name, value) if name in _CHECKS and value is not default else value
         if "reduction" in self._defaults:
             check_reduction(vars(self)["reduction"], self._reductions)
 
