@@ -1,10 +1,8 @@
 """What is special about losses computed entry by entry: how axes are merged, what broadcasts, what is checked."""
 
-import inspect
 import itertools
 import math
 
-import mpmath
 import numpy as np
 import pytest
 import torch
@@ -13,7 +11,6 @@ from cases import (
     ELEMENTWISE,
     ELEMENTWISE_WITH_GRAD,
     INTEGERS,
-    LAYOUTS,
     REDUCTIONS,
     WRITEABLE,
     assert_close,
@@ -22,8 +19,7 @@ from cases import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from test_accuracy import assert_within, ulps
-from test_errors import GRADIENTS, LOGITS, expect
+from test_errors import expect
 from test_properties import SHAPES, seeds, slope
 from test_torch import check
 
@@ -36,7 +32,6 @@ every_loss = pytest.mark.parametrize("loss", ELEMENTWISE.values(), ids=ELEMENTWI
 every_loss_with_grad = pytest.mark.parametrize("loss", ELEMENTWISE_WITH_GRAD.values(), ids=ELEMENTWISE_WITH_GRAD)
 every_type = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 INF, NAN = math.inf, math.nan
-WEIGHTED = [fx.binary_cross_entropy_with_grad, fx.binary_cross_entropy_with_logits_with_grad]
 
 
 # --- axes --------------------------------------------------------------------------------------------------------
@@ -332,224 +327,6 @@ def test_finite_input_never_raises_a_floating_point_warning(dtype):
         fx.entropy(x)
         fx.categorical_cross_entropy(x, y)
         fx.kl_divergence(x, y)
-
-
-# --- errors ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("bad", [-1e-6, 1 + 1e-6, 2.0, -INF, INF, NAN])
-@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_probabilities_outside_0_and_1(layout, bad):
-    for dtype in (np.float32, np.float64):
-        x = np.full((40, 3, 100), 0.5, dtype)
-        x[7:, 2, 50] = x[9, 0, 0] = bad
-        x = layout(x) if layout is not LAYOUTS["broadcast"] else x
-        value = str(dtype(bad)).replace("+", r"\+")
-        for function in (fx.binary_cross_entropy, fx.binary_cross_entropy_with_grad):
-            with pytest.raises(
-                ValueError, match=rf"^probs\[7, 2, 50\] is {value}, expected a probability in \[0, 1\]$"
-            ):
-                function(x, np.zeros((40, 3, 100)))
-    with pytest.raises(ValueError, match=r"^probs is 2\.0, expected a probability"):
-        fx.binary_cross_entropy(2.0, 1)
-
-
-@every_type
-def test_bad_probabilities_in_place_leave_them(dtype):
-    x = np.zeros((300, 500), dtype)
-    x[-1, -1] = 2
-    expect(
-        fx.binary_cross_entropy_with_grad, (x, np.zeros_like(x)), {"out": x}, ValueError, r"probs\[299, 499\] is 2", x
-    )
-
-
-def names(loss):
-    """What the function calls its arrays."""
-    return list(inspect.signature(loss.function).parameters)[: len(loss.arrays)]
-
-
-@pytest.mark.parametrize("row", LOGITS[2:], ids=lambda row: row[0])
-@every_loss
-def test_input(loss, row):
-    _, changes, error, message = row
-    good = loss.make((2, 3), 1)
-    for place, name in enumerate(names(loss)):
-        if row[0] == "booleans" and place:
-            continue
-        arrays = [*good[:place], changes["x"], *good[place + 1 :]]
-        expect(loss.function, arrays, {}, error, message.replace("{x}", name), np.zeros(1))
-        if loss.with_grad is not None:
-            out = np.full((2, 3), 77.0)
-            expect(loss.with_grad, arrays, {"out": out}, error, message.replace("{x}", name), out)
-
-
-@every_loss
-@pytest.mark.parametrize("shape", [(3,), (2, 1), (2, 3, 1), (3, 2), ()])
-def test_second_shapes(loss, shape):
-    if len(loss.arrays) > 1:
-        x, second = loss.make((2, 3), 1)[0], names(loss)[1]
-        message = (
-            rf"^{second} has shape \({', '.join(map(str, shape))},?\), expected that of {names(loss)[0]}, \(2, 3\)$"
-        )
-        expect(loss.function, (x, np.full(shape, 0.5)), {}, ValueError, message, np.zeros(1))
-
-
-@pytest.mark.parametrize("row", GRADIENTS, ids=lambda row: row[0])
-@every_loss_with_grad
-def test_incoming_gradients(loss, row):
-    _, options, error, message = row
-    if row[0] == "incoming matrix":
-        options = options | {"grad_output": np.ones((5, 2, 3))}
-        message = r"grad_output has shape \(5, 2, 3\), exp"
-    x, y = loss.make((2, 3), 1)
-    out = np.full((2, 3), 77.0)
-    expect(loss.with_grad, (x, y), options | {"out": out}, error, message, out)
-
-
-@every_loss_with_grad
-def test_options(loss):
-    x, y = loss.make((2, 3), 1)
-    wrong = [
-        ({"reduction": "median"}, ValueError, "reduction is 'median', expected one of 'none', 'mean', 'sum'"),
-        ({"reduction": None}, ValueError, "reduction is None, expected one of"),
-    ]
-    if loss.function is not fx.kl_div:
-        wrong.append(({"reduction": "batchmean"}, ValueError, "reduction is 'batchmean', expected one of"))
-    for option in {"weight", "pos_weight"} & set(loss.options):
-        wrong += [
-            ({option: [1.0, 2.0]}, ValueError, rf"{option} has shape \(2,.*\), expected"),
-            ({option: np.ones((2, 2, 3))}, ValueError, rf"{option} has shape \(2, 2, 3\), expected"),
-            ({option: ["a", "b", "c"]}, TypeError, f"{option} has dtype <U1, expected float16"),
-            ({option: np.ma.ones(3)}, TypeError, f"{option} is a masked array"),
-        ]
-    if loss.has_axis:
-        wrong += [
-            ({"axis": 2}, ValueError, "axis 2 is out of bounds"),
-            ({"axis": 1.0}, TypeError, "axis is 1.0, expected an integer"),
-            ({"axis": True}, TypeError, "axis is True, expected an integer"),
-        ]
-    for options, error, message in wrong:
-        out = np.full((2, 3), 77.0)
-        expect(loss.function, (x, y), options, error, message, out)
-        expect(loss.with_grad, (x, y), options | {"out": out}, error, message, out)
-
-
-@pytest.mark.parametrize(("axis", "error"), [(2, ValueError), (-3, ValueError), (2**70, ValueError), (0.5, TypeError)])
-@every_loss
-def test_axis(loss, axis, error):
-    if loss.has_axis:
-        with pytest.raises(error, match="axis"):
-            loss.function(*loss.make((2, 3), -1), axis=axis)
-
-
-# --- overlapping memory ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("function", WEIGHTED)
-@pytest.mark.parametrize("option", ["target", "weight", "pos_weight", "grad_output"])
-@pytest.mark.parametrize("step", [1, 2])
-def test_out_that_overlaps_another_argument(function, option, step):
-    x = np.linspace(0, 1, 64).reshape(8, 8)
-    options = {"target": x.T.copy(), "weight": np.arange(8.0), "grad_output": np.arange(8.0) + 1}
-    if function is fx.binary_cross_entropy_with_logits_with_grad:
-        options["pos_weight"] = np.arange(8.0) + 2
-    if option not in options:
-        pytest.skip("not an option of it")
-    expected = function(x, reduction="none", **options)
-    out = np.zeros((8, 8 * step))[:, ::step]
-    inside = out if option == "target" else out[3]
-    inside[...] = options[option]
-    got = function(x, reduction="none", out=out, **(options | {option: inside}))
-    assert got[1] is out
-    np.testing.assert_array_equal(got[0], expected[0])
-    np.testing.assert_array_equal(out, expected[1])
-
-
-@every_loss_with_grad
-def test_out_that_is_both_arguments_or_transposes_them(loss):
-    x = loss.make((6, 6), 1)[1]
-    expected = loss.with_grad(x.copy(), x.copy())
-    out = x.copy()
-    got = loss.with_grad(out, out, out=out)
-    assert got[0] == expected[0]
-    np.testing.assert_array_equal(out, expected[1])
-    for make in (lambda a: a.T, lambda a: a[::-1], lambda a: a[:, ::-1]):
-        source = x.copy()
-        loss.with_grad(source, x, out=make(source))
-        np.testing.assert_array_equal(make(source), expected[1])
-
-
-# --- accuracy ----------------------------------------------------------------------------------------------------
-
-mpmath.mp.dps = 50
-mp_function = {
-    name: np.vectorize(lambda v, f=f: f(mpmath.mpf(float(v))), otypes=[object])
-    for name, f in {
-        "softplus": lambda x: mpmath.log1p(mpmath.exp(x)),
-        "sigmoid": lambda x: 1 / (1 + mpmath.exp(-x)),
-        "log": mpmath.log,
-        "log1p": mpmath.log1p,
-        "number": lambda x: x,
-    }.items()
-}
-floats = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
-
-
-@floats
-def test_logits_from_minus_to_plus_ten_thousand(dtype):
-    large = np.geomspace(1e-30, 1e4, 300)
-    x = np.concatenate([-large, [0], large, np.linspace(-110, 110, 441), np.linspace(-2, 2, 101)]).astype(dtype)
-    for y, sign in ((0, 1), (1, -1)):
-        target = np.full_like(x, y)
-        losses, grad = fx.binary_cross_entropy_with_logits_with_grad(x, target, reduction="none")
-        expected, slopes = mp_function["softplus"](sign * x), sign * mp_function["sigmoid"](sign * x)
-        for got, wanted in ((losses, expected), (grad, slopes)):
-            normal = np.abs(wanted) >= np.finfo(dtype).tiny
-            assert_within(ulps(got, wanted)[normal], 4)
-            assert np.all(np.abs(got[~normal]) <= np.finfo(dtype).tiny)
-
-
-@floats
-def test_logits_with_targets_between(dtype):
-    rng = np.random.default_rng(0)
-    x = (30 * rng.standard_normal(500)).astype(dtype)
-    y, w = rng.uniform(0, 1, 500).astype(dtype), rng.uniform(0.5, 10, 500).astype(dtype)
-    losses = fx.binary_cross_entropy_with_logits(x, y, pos_weight=w, reduction="none")
-    exact_y, exact_w = mp_function["number"](y), mp_function["number"](w)
-    expected = (1 - exact_y) * mp_function["softplus"](x) + exact_w * exact_y * mp_function["softplus"](-x)
-    assert_within(ulps(losses, expected), 5)
-
-
-@floats
-def test_logarithms_of_probabilities(dtype):
-    p = np.concatenate([np.geomspace(1e-37, 1, 400), np.linspace(0.5, 1, 101), 1 - np.geomspace(1e-7, 0.5, 100)])
-    p = p.astype(dtype)
-    exact_p = mp_function["number"](p)
-    assert_within(ulps(fx.entropy(p[:, None]), -exact_p * mp_function["log"](p)), 4)
-    losses = fx.binary_cross_entropy(p, np.ones_like(p), reduction="none")
-    assert_within(ulps(losses, -mp_function["log"](p)), 4)
-    got = fx.binary_cross_entropy(p, np.zeros_like(p), reduction="none")
-    inside = p < 1
-    assert_within(ulps(got[inside], -mp_function["log1p"](-p[inside])), 4)
-
-
-@every_type
-def test_sixteen_bits_are_rounded_once(dtype):
-    for loss in ELEMENTWISE_WITH_GRAD.values():
-        x, y = loss.make((20, 300), 1, dtype)
-        wide = np.float32 if dtype.itemsize == 2 else dtype
-        value, grad = loss.with_grad(x, y, reduction="sum")
-        expected, wide_grad = loss.with_grad(x.astype(wide), y.astype(wide), reduction="sum")
-        assert value == expected
-        np.testing.assert_array_equal(grad, wide_grad.astype(dtype))
-
-
-def test_equal_losses_do_not_drift():
-    x = np.zeros(2**22, np.float32)
-    each = np.float32(math.log(2))
-    assert fx.binary_cross_entropy_with_logits(x, x) == each
-    assert fx.binary_cross_entropy_with_logits(x, x, reduction="sum") == each * np.float32(2**22)
-    assert_within(ulps(fx.entropy(np.full(2**22, 0.5, np.float32)), math.log(2) * 2**21), 1)
 
 
 # --- any number of threads ---------------------------------------------------------------------------------------
