@@ -57,6 +57,26 @@ class Kernels(Protocol):
     ) -> float:  # fmt: skip
         """loss_s = -sum_j weight_j t_sj x_sj, and factor scale_s times its gradient."""
 
+    def elementwise(
+        self, name: str, x: Array, y: Array, weight: Array, pos_weight: Array, scale: Array, factor: float,
+        num_threads: int, loss: Array | None, grad: Array | None,
+    ) -> float:  # fmt: skip
+        """loss = weight * f(x, y), summed where `loss` has stride 0; grad = factor * scale * weight * df/dx.
+
+        All arrays are views of one 3-D shape, with stride 0 where they are broadcast. `x`, `y`, `grad`: float32,
+        float64, int16 or uint16 (bits of the 16-bit floats); `weight`, `pos_weight`, `scale`, `loss`: the computing
+        type. `grad` may be `x` itself. Without `loss`, returns the sum of everything. `loss` has stride 0 on no axis,
+        on the middle one or on the last one. By `name`, f is
+
+        - "bce_with_logits": (1 - y) softplus(x) + pos_weight y softplus(-x), the only one to read `pos_weight`
+        - "bce": -y max(log x, -100) - (1 - y) max(log(1 - x), -100), with df/dx = (x - y) / max(x (1 - x), 1e-12)
+        - "kl_div": y (log y - x), and "kl_div_log": exp(y) (y - x)
+        - "entropy": -x log x, "probs_cross_entropy": -x log y, and "kl_divergence": x log(x / y)
+        - "outside": 0 where 0 <= x <= 1, else 1
+
+        where a factor of 0 before a logarithm makes the product 0. The last four have no gradient.
+        """
+
     def check_target(
         self, target: Array, weight: Array, sample_weight: Array, num_classes: int, ignore_index: int,
         num_threads: int,

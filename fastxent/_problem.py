@@ -110,6 +110,12 @@ def compute_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return _STORAGE[dtype][1]
 
 
+def as_stored(array: Array) -> Array:
+    """`array` as kernels take it: 16-bit floats as their bits."""
+    storage = _STORAGE[array.dtype][0]
+    return array if array.dtype is storage else array.view(storage)
+
+
 def as_constants(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """A per-class or per-sample array that broadcasts to `shape`, flat and contiguous; length 1 for a constant."""
     array = as_floats(name, value)
@@ -145,9 +151,7 @@ class Layout(NamedTuple):
 
     def split(self, array: Array) -> Array:
         """The kernels' view of `array`: (outer, classes, inner), and 16-bit floats as their bits."""
-        storage = _STORAGE[array.dtype][0]
-        if array.dtype is not storage:
-            array = array.view(storage)
+        array = as_stored(array)
         return array if array.shape == self.view else array.reshape(self.view)
 
 
@@ -182,20 +186,27 @@ def as_output(
     if out is None:
         return np.empty(layout.shape, dtype)
     flags = check_out(out, dtype, layout.shape)
-    if out.dtype is not dtype or not flags.aligned:
-        return np.empty(layout.shape, dtype)
     if not flags.c_contiguous and not np.may_share_memory(layout.split(out), out):
         return np.empty(layout.shape, dtype)
+    if not may_write(out, flags, dtype, replaces, inputs):
+        return np.empty(layout.shape, dtype)
+    return cast(Array, out)
+
+
+def may_write(out: Any, flags: Any, dtype: np.dtype[Any], replaces: tuple[Any, ...], inputs: tuple[Any, ...]) -> bool:
+    """Whether `out` is native, aligned, and overlaps no input but one that it is, if it may replace that."""
+    if out.dtype is not dtype or not flags.aligned:
+        return False
     owns = flags.owndata  # two arrays that own their memory do not share it, which is quick to see
     for array in inputs:
         if not (owns and array.flags.owndata and array is not out) and np.may_share_memory(array, out):
-            return np.empty(layout.shape, dtype)
+            return False
     for array in replaces:
         if array is out or (owns and array.flags.owndata):
             continue
         if np.may_share_memory(array, out) and not _same_place(array, out):
-            return np.empty(layout.shape, dtype)
-    return cast(Array, out)
+            return False
+    return True
 
 
 def finish(output: Array, out: Any) -> Array:
@@ -370,9 +381,14 @@ def _count_samples(
 
 
 def _as_grad_output(value: ArrayLike, layout: Layout, reduction: str) -> Array | float:
-    array = as_floats("grad_output", value)
     if reduction == "none":
-        return as_constants("grad_output", array, layout.batch, FLOAT64)
+        return as_constants("grad_output", value, layout.batch, FLOAT64)
+    return as_scalar_grad_output(value, reduction)
+
+
+def as_scalar_grad_output(value: ArrayLike, reduction: str) -> float:
+    """The gradient flowing into a reduced loss."""
+    array = as_floats("grad_output", value)
     if array.ndim:
         raise ValueError(f"grad_output has shape {array.shape}, expected a scalar for reduction={reduction!r}")
     return float(array)

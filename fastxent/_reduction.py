@@ -8,6 +8,7 @@ import numpy as np
 from ._backends import Array
 
 REDUCTIONS = ("none", "mean", "sum")
+BATCH_REDUCTIONS = (*REDUCTIONS, "batchmean")
 
 
 def check_reduction(reduction: str, allowed: tuple[str, ...] = REDUCTIONS) -> None:

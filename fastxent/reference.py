@@ -1,8 +1,10 @@
 """What fastxent computes, in plain float64 NumPy: the specification that every kernel is tested against.
 
 Short rather than fast, and without a check: never called by the library itself. Class axis and options mean what they
-mean in `fastxent.losses`; every loss returns ``(loss, gradient)``, with all gradients written out as formulas.
+mean in the library; every loss returns ``(loss, gradient)``, with all gradients written out as formulas.
 """
+
+import math
 
 import numpy as np
 
@@ -76,6 +78,78 @@ def nll_loss(
     return _reduce(losses, -t, kept, factors, denominator, reduction, grad_output, axis)
 
 
+def binary_cross_entropy(probs, target, weight=None, reduction="mean", grad_output=None):
+    """-w (y log p + (1 - y) log(1 - p)), with logarithms of at least -100."""
+    p, y, w = _floats(probs, target, 1 if weight is None else weight)
+    with np.errstate(divide="ignore"):
+        losses = -y * np.maximum(np.log(p), -100) - (1 - y) * np.maximum(np.log1p(-p), -100)
+    return _reduce_entries(w * losses, w * (p - y) / np.maximum(p * (1 - p), 1e-12), reduction, grad_output)
+
+
+def binary_cross_entropy_with_logits(
+    logits, target, weight=None, pos_weight=None, reduction="mean", grad_output=None,
+):  # fmt: skip
+    """w ((1 - y) log(1 + e^x) + v y log(1 + e^-x))."""
+    x, y, w, v = _floats(logits, target, 1 if weight is None else weight, 1 if pos_weight is None else pos_weight)
+    losses = (1 - y) * np.logaddexp(0, x) + v * y * np.logaddexp(0, -x)
+    grads = (1 - y) * np.exp(-np.logaddexp(0, -x)) - v * y * np.exp(-np.logaddexp(0, x))
+    return _reduce_entries(w * losses, w * grads, reduction, grad_output)
+
+
+def multilabel_soft_margin_loss(logits, target, weight=None, reduction="mean", axis=None, grad_output=None):
+    """Mean over the classes of w ((1 - y) log(1 + e^x) + y log(1 + e^-x))."""
+    axis = -1 if axis is None else axis
+    x, y, g = _floats(logits, target, 1 if grad_output is None else grad_output)
+    classes = x.shape[axis]
+    w = np.ones(classes) if weight is None else np.asarray(weight, np.float64)
+    if w.ndim == 1:
+        w = np.moveaxis(w.reshape((1,) * (x.ndim - 1) + (-1,)), -1, axis)
+    losses, grads = binary_cross_entropy_with_logits(x, y, w / classes, reduction="none")
+    losses = losses.sum(axis)
+    divisor = losses.size if reduction == "mean" else 1
+    grads = grads * (np.expand_dims(g, axis) if g.ndim else g) / divisor
+    return (losses if reduction == "none" else losses.sum() / divisor), grads
+
+
+def kl_div(log_probs, target, log_target=False, reduction="mean", grad_output=None):
+    """y (log y - x), which is 0 for y = 0; e^y (y - x) with `log_target`."""
+    x, y = _floats(log_probs, target)
+    p = np.exp(y) if log_target else y
+    log_p = y if log_target else _log(y)
+    return _reduce_entries(_product(p, log_p - np.where(p == 0, 0, x)), -p, reduction, grad_output)
+
+
+def entropy(p, axis=-1):
+    """-sum_j p_j log p_j."""
+    return categorical_cross_entropy(p, p, axis)
+
+
+def categorical_cross_entropy(p, q, axis=-1):
+    """-sum_j p_j log q_j, where p_j = 0 counts 0."""
+    p, q = _floats(p, q)
+    return -_product(p, _log(q)).sum(axis)
+
+
+def kl_divergence(p, q, axis=-1):
+    """sum_j p_j log(p_j / q_j), where p_j = 0 counts 0."""
+    p, q = _floats(p, q)
+    return _product(p, _log(p) - _log(np.where(p == 0, 1, q))).sum(axis)
+
+
+def _floats(*arrays):
+    return [np.asarray(array, np.float64) for array in arrays]
+
+
+def _log(p):
+    with np.errstate(divide="ignore"):
+        return np.log(p)
+
+
+def _product(p, x):
+    """p x, which is 0 for p = 0 whatever x."""
+    return p * np.where(p == 0, 0, x)
+
+
 def _class_weight(weight, x):
     return np.ones(x.shape[-1]) if weight is None else np.asarray(weight, np.float64)
 
@@ -106,3 +180,10 @@ def _reduce(losses, grads, kept, factors, denominator, reduction, grad_output, a
     grads = np.where(kept[..., None], grads * factors[..., None], 0)
     grads = np.moveaxis(grads, -1, min(1, grads.ndim - 1) if axis is None else axis)
     return (losses if reduction == "none" else losses.sum() / denominator), grads
+
+
+def _reduce_entries(losses, grads, reduction, grad_output):
+    """Every entry is a sample; "batchmean" divides by the length of the first axis."""
+    divisor = {"mean": losses.size, "batchmean": math.prod(losses.shape[:1])}.get(reduction, 1)
+    grads = grads * (1 if grad_output is None else grad_output) / divisor
+    return (losses if reduction == "none" else losses.sum() / divisor), grads

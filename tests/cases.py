@@ -36,6 +36,16 @@ def labels(rng, shape, axis):
     return rng.integers(shape[axis], size=batch_shape(shape, axis))
 
 
+def chances(rng, shape, axis):
+    """Probabilities of single events, far enough from 0 and 1 for gradients that are not huge."""
+    return rng.uniform(0.01, 0.99, shape)
+
+
+def answers(rng, shape, axis):
+    """0, 1 and numbers between."""
+    return np.clip(rng.uniform(-1, 2, shape), 0, 1)
+
+
 def per_entry(rng, shape, axis):
     return rng.standard_normal(shape)
 
@@ -45,7 +55,7 @@ def per_sample(rng, shape, axis):
 
 
 class Loss(NamedTuple):
-    """A public function and its plain twin; all take the arrays, `axis` and the options, by the same names."""
+    """A public function and its plain twin; all take the arrays, the options and `at` an axis, by the same names."""
 
     function: Callable[..., Any]
     with_grad: Callable[..., Any] | None  # returns (value, gradient), as does the reference of such a function
@@ -63,9 +73,21 @@ class Loss(NamedTuple):
         return labels in self.arrays
 
     @property
+    def has_axis(self):
+        return "axis" in inspect.signature(self.function).parameters
+
+    def at(self, axis):
+        """The keyword argument that names the class axis, for functions that have one."""
+        return {"axis": axis} if self.has_axis else {}
+
+    @property
     def reduces(self):
         """Whether the class axis is gone from the result of the function itself."""
-        return self.with_grad is not None or self.function is fx.logsumexp
+        return self.with_grad is not None or self.function is fx.logsumexp or self.function in SUMS
+
+    def loss_shape(self, shape, axis):
+        """What `reduction="none"` gives."""
+        return batch_shape(shape, axis) if self.has_axis else shape
 
     def make(self, shape, axis, dtype=np.float64, layout=np.array, seed=0):
         """The array arguments, floating ones rounded to `dtype`."""
@@ -75,15 +97,20 @@ class Loss(NamedTuple):
 
     def default_axis(self, ndim):
         """The axis that a call without `axis` means."""
+        if not self.has_axis:
+            return 0
         axis = inspect.signature(self.function).parameters["axis"].default
+        if self.function is fx.multilabel_soft_margin_loss:
+            return -1
         return min(1, ndim - 1) if axis is None else axis
 
 
 NLL = ("weight", "sample_weight", "ignore_index")
 CROSS_ENTROPY = (*NLL, "label_smoothing", "z_loss")
 OF_PROBS = ("weight", "sample_weight")
+SUMS = (fx.entropy, fx.categorical_cross_entropy, fx.kl_divergence)
 
-# A public function that has no line here fails test_cases.py.
+# A public function that has no line in either table fails test_cases.py. The softmax family:
 LOSSES = {
     "logsumexp": Loss(fx.logsumexp, None, reference.logsumexp, (logits,)),
     "logsumexp_vjp": Loss(fx.logsumexp_vjp, None, reference.logsumexp_vjp, (per_sample, logits)),
@@ -109,6 +136,39 @@ LOSSES = {
 WITH_GRAD = {name: loss for name, loss in LOSSES.items() if loss.with_grad is not None}
 MAPS = {name: loss for name, loss in LOSSES.items() if loss.with_grad is None}
 
+# What is computed entry by entry:
+ELEMENTWISE = {
+    "binary_cross_entropy": Loss(
+        fx.binary_cross_entropy,
+        fx.binary_cross_entropy_with_grad,
+        reference.binary_cross_entropy,
+        (chances, answers),
+        ("weight",),
+    ),
+    "binary_cross_entropy_with_logits": Loss(
+        fx.binary_cross_entropy_with_logits,
+        fx.binary_cross_entropy_with_logits_with_grad,
+        reference.binary_cross_entropy_with_logits,
+        (logits, answers),
+        ("weight", "pos_weight"),
+    ),
+    "multilabel_soft_margin_loss": Loss(
+        fx.multilabel_soft_margin_loss,
+        fx.multilabel_soft_margin_loss_with_grad,
+        reference.multilabel_soft_margin_loss,
+        (logits, answers),
+        ("weight",),
+    ),
+    "kl_div": Loss(fx.kl_div, fx.kl_div_with_grad, reference.kl_div, (log_probs, probs), ("log_target",)),
+    "entropy": Loss(fx.entropy, None, reference.entropy, (probs,)),
+    "categorical_cross_entropy": Loss(
+        fx.categorical_cross_entropy, None, reference.categorical_cross_entropy, (probs, probs)
+    ),
+    "kl_divergence": Loss(fx.kl_divergence, None, reference.kl_divergence, (probs, probs)),
+}
+ELEMENTWISE_WITH_GRAD = {name: loss for name, loss in ELEMENTWISE.items() if loss.with_grad is not None}
+ALL, ALL_WITH_GRAD = LOSSES | ELEMENTWISE, WITH_GRAD | ELEMENTWISE_WITH_GRAD
+
 # --- options -----------------------------------------------------------------------------------------------------
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -120,12 +180,15 @@ OPTIONS = {
     "ignore_index": lambda rng, shape, axis: 1,
     "label_smoothing": lambda rng, shape, axis: 0.1,
     "z_loss": lambda rng, shape, axis: 0.01,
+    "pos_weight": lambda rng, shape, axis: rng.uniform(0.5, 2, shape[axis]),
+    "log_target": lambda rng, shape, axis: True,
 }
 
 
 def make_options(loss, shape, axis, which, dtype=np.float64, seed=1):
     """The options named `which` ("all", "no" or one name) that the loss takes, rounded to `dtype`."""
     rng = np.random.default_rng(seed)
+    axis = axis if loss.has_axis else -1  # along which a 1-D weight is broadcast
     values = {name: OPTIONS[name](rng, shape, axis) for name in loss.options if which in (name, "all")}
     return {name: v.astype(dtype) if isinstance(v, np.ndarray) else v for name, v in values.items()}
 

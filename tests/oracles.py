@@ -59,6 +59,37 @@ def nll_loss(
     return _reduce(losses, log_probs, target, weight, sample_weight, ignore_index, reduction)
 
 
+def binary_cross_entropy(probs, target, *, weight=None, reduction="mean"):
+    return F.binary_cross_entropy(probs, target, weight, reduction=reduction)
+
+
+def binary_cross_entropy_with_logits(logits, target, *, weight=None, pos_weight=None, reduction="mean"):
+    return F.binary_cross_entropy_with_logits(logits, target, weight, pos_weight=pos_weight, reduction=reduction)
+
+
+def multilabel_soft_margin_loss(logits, target, *, axis, weight=None, reduction="mean"):
+    logits, target = logits.movedim(axis, -1), target.movedim(axis, -1)
+    return F.multilabel_soft_margin_loss(logits, target, weight, reduction=reduction)
+
+
+def kl_div(log_probs, target, *, log_target=False, reduction="mean"):
+    if reduction == "mean":  # of which torch warns that it will change
+        return F.kl_div(log_probs, target, log_target=log_target, reduction="none").mean()
+    return F.kl_div(log_probs, target, log_target=log_target, reduction=reduction)
+
+
+def entropy(p, *, axis):
+    return torch.special.entr(p).sum(axis)
+
+
+def categorical_cross_entropy(p, q, *, axis):
+    return -torch.special.xlogy(p, q).sum(axis)
+
+
+def kl_divergence(p, q, *, axis):
+    return F.kl_div(q.log(), p, reduction="none").sum(axis)
+
+
 def _class_axis(logits):
     return min(1, logits.ndim - 1)
 

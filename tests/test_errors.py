@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cases import BFLOAT16, LAYOUTS, LOSSES, MAPS
+from cases import ALL_WITH_GRAD, BFLOAT16, ELEMENTWISE_WITH_GRAD, LAYOUTS, LOSSES, MAPS
 from numpy.lib.stride_tricks import as_strided
 
 import fastxent as fx
@@ -254,6 +254,10 @@ WRITERS = {
     "cross_entropy": lambda out: fx.cross_entropy_with_grad(X, [0, 1], out=out)[1],
     "cross_entropy of probabilities": lambda out: fx.cross_entropy_with_grad(X, P, out=out)[1],
     "nll_loss": lambda out: fx.nll_loss_with_grad(X, [0, 1], out=out)[1],
+    **{
+        name: lambda out, function=loss.with_grad: function(P, P, out=out)[1]
+        for name, loss in ELEMENTWISE_WITH_GRAD.items()
+    },
 }
 
 
@@ -284,12 +288,12 @@ def test_out_with_gaps_keeps_what_lies_between(write):
 
 @pytest.mark.parametrize("shift", [1, 3, 30, 300])
 @pytest.mark.parametrize("shape", [(100, 3), (3, 100), (2, 5000)])
-@pytest.mark.parametrize("name", [name for name in LOSSES if name not in ("logsumexp",)])
+@pytest.mark.parametrize("name", [name for name in ALL_WITH_GRAD | MAPS if name not in ("logsumexp",)])
 def test_out_that_partly_overlaps_an_input(name, shape, shift):
-    loss = LOSSES[name]
+    loss = (ALL_WITH_GRAD | MAPS)[name]
     function = loss.with_grad or (lambda *a, **k: (0, loss.function(*a, **k)))
     arrays = loss.make(shape, 1)
-    expected = function(*arrays, axis=1)
+    expected = function(*arrays, **loss.at(1))
     for place in range(len(arrays)):
         if arrays[place].shape != shape:
             continue
@@ -298,7 +302,7 @@ def test_out_that_partly_overlaps_an_input(name, shape, shift):
             low, high = memory[: arrays[place].size].reshape(shape), memory[shift:].reshape(shape)
             source, out = (low, high) if forward else (high, low)
             source[...] = arrays[place]
-            got = function(*arrays[:place], source, *arrays[place + 1 :], axis=1, out=out)
+            got = function(*arrays[:place], source, *arrays[place + 1 :], **loss.at(1), out=out)
             assert got[0] == expected[0]
             assert got[1] is out
             np.testing.assert_array_equal(out, expected[1])

@@ -81,6 +81,16 @@ def test_what_anything_allocates(calls, resident_peak):
         assert resident_peak(call) <= SIZE // 2
 
 
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+def test_losses_of_single_entries(backend, dtype, resident_peak):
+    x = np.full((SIZE // dtype.itemsize // 2048, 2048), 0.5, dtype)
+    target, out, weight = x.copy(), x.copy(), np.ones(2048, dtype)
+    function = fx.binary_cross_entropy_with_logits_with_grad
+    function(x[:1], target[:1])
+    assert traced_peak(lambda: function(x, target, weight=weight, out=out)) <= PER_THREAD
+    assert resident_peak(lambda: function(x, target, weight=weight, out=out)) <= SIZE // 2
+
+
 def test_a_copy_would_be_noticed(resident_peak):
     logits = np.full(SIZE // 4, 0.5, np.float32)
     assert traced_peak(logits.copy) >= SIZE

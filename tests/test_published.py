@@ -50,3 +50,18 @@ def test_confident_predictions():
     assert fx.logsumexp(x) == np.float32(4.248354255291589e-18)
     assert fx.cross_entropy(x, 0) == np.float32(4.248354255291589e-18)
     assert fx.log_softmax(x)[0] == -np.float32(4.248354255291589e-18)
+
+
+def test_the_same_sample_as_five_questions():
+    x, y = [[0.15, -0.34, 0.12, 0.67, 0.55]], [[0, 1, 0, 1, 0]]
+    assert round(float(fx.binary_cross_entropy_with_logits(x, y)), 4) == 0.7644
+    assert round(float(fx.multilabel_soft_margin_loss(x, y)), 4) == 0.7644
+    assert round(float(fx.binary_cross_entropy(1 / (1 + np.exp(-np.array(x))), y)), 4) == 0.7644
+
+
+def test_two_distributions():
+    p, q = [1.0, 0.0, 0.0], [0.7, 0.2, 0.1]
+    assert fx.entropy(p) == 0
+    assert round(float(fx.categorical_cross_entropy(p, q)), 4) == 0.3567
+    assert round(float(fx.kl_divergence(p, q)), 4) == 0.3567
+    assert round(float(fx.entropy(q)), 4) == 0.8018

@@ -3,14 +3,26 @@
 import numpy as np
 import pytest
 import torch
-from cases import CLASS_COUNTS, DTYPES, LOSSES, MAPS, REDUCTIONS, WITH_GRAD, assert_close, exact, make_options
+from cases import (
+    ALL,
+    ALL_WITH_GRAD,
+    CLASS_COUNTS,
+    DTYPES,
+    LOSSES,
+    REDUCTIONS,
+    assert_close,
+    exact,
+    make_options,
+)
 
 import fastxent as fx
 from fastxent import reference
 
-every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-every_map = pytest.mark.parametrize("loss", MAPS.values(), ids=MAPS)
-every_loss_with_grad = pytest.mark.parametrize("loss", WITH_GRAD.values(), ids=WITH_GRAD)
+OF_DISTRIBUTIONS = {name: loss for name, loss in ALL.items() if loss.with_grad is None}
+every_loss = pytest.mark.parametrize("loss", ALL.values(), ids=ALL)
+every_softmax_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+every_map = pytest.mark.parametrize("loss", OF_DISTRIBUTIONS.values(), ids=OF_DISTRIBUTIONS)
+every_loss_with_grad = pytest.mark.parametrize("loss", ALL_WITH_GRAD.values(), ids=ALL_WITH_GRAD)
 every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
 
 
@@ -20,13 +32,13 @@ def check(loss, arrays, axis, **options):
     if loss.with_grad is None:
         assert_close(loss.function(*arrays, axis=axis), loss.reference(*plain, axis=axis))
         return
-    expected, expected_grad = loss.reference(*plain, axis=axis, **options)
-    value, grad = loss.with_grad(*arrays, axis=axis, **options)
+    expected, expected_grad = loss.reference(*plain, **loss.at(axis), **options)
+    value, grad = loss.with_grad(*arrays, **loss.at(axis), **options)
     assert_close(value, expected)
     assert_close(grad, expected_grad)
     options.pop("grad_output", None)
     # Without a gradient Numba compiles another version of a kernel, which may round differently in the last place.
-    assert_close(loss.function(*arrays, axis=axis, **options), value.astype(np.float64))
+    assert_close(loss.function(*arrays, **loss.at(axis), **options), value.astype(np.float64))
 
 
 @every_loss
@@ -41,7 +53,7 @@ def test_any_number_of_classes(backend, loss, classes):
             check(loss, loss.make(shape, axis, dtype), axis)
 
 
-@every_loss
+@every_softmax_loss
 def test_the_largest_logit_at_any_place(backend, loss):
     # The first place of a block, the last, and both neighbours; the label on and beside it.
     for classes, place in ((65, 0), (65, 63), (65, 64), (8200, 4095), (8200, 4096), (8200, 8191), (8200, 8199)):
@@ -71,7 +83,7 @@ def test_segments_without_a_finite_number(backend):
 
 
 @pytest.mark.parametrize("ascending", [True, False])
-@every_loss
+@every_softmax_loss
 def test_every_block_raises_the_maximum_or_none(backend, loss, ascending):
     for dtype in ("float32", "float64"):
         arrays = loss.make((2, 20_000), 1, DTYPES[dtype])
@@ -87,7 +99,7 @@ def test_every_block_raises_the_maximum_or_none(backend, loss, ascending):
 def test_many_samples(backend, loss, reduction):
     # More than one task of 32768 elements, more than one partial sum of 8192 samples, and a rest.
     shape = (8192 * 3 + 5, 4)
-    incoming = np.random.default_rng(2).standard_normal(shape[0]) if reduction == "none" else 0.7
+    incoming = np.random.default_rng(2).standard_normal(loss.loss_shape(shape, 1)) if reduction == "none" else 0.7
     options = make_options(loss, shape, 1, "all")
     check(loss, loss.make(shape, 1), 1, reduction=reduction, grad_output=incoming, **options)
     check(loss, loss.make(shape, 1, np.float32), 1, reduction=reduction)
@@ -133,21 +145,22 @@ def test_random_combinations(backend, loss, reduction):
 
 
 @pytest.mark.parametrize(
-    ("name", "which"), [(name, which) for name, loss in WITH_GRAD.items() for which in ("no", *loss.options, "all")]
+    ("name", "which"), [(name, which) for name, loss in ALL_WITH_GRAD.items() for which in ("no", *loss.options, "all")]
 )
 @every_reduction
 def test_reference_is_torch(name, reduction, which):
-    loss = WITH_GRAD[name]
+    loss = ALL_WITH_GRAD[name]
     for shape, axis in (((5,), 0), ((6, 3), 1), ((4, 5, 3), 1), ((4, 5, 3), -1), ((3, 4, 2, 2), 0)):
         arrays = loss.make(shape, axis)
         options = make_options(loss, shape, axis, which)
         first, *rest = map(torch.from_numpy, arrays)
         first.requires_grad_()
         tensors = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
-        expected = loss.oracle(first, *rest, axis=axis, reduction=reduction, **tensors)
+        expected = loss.oracle(first, *rest, **loss.at(axis), reduction=reduction, **tensors)
         incoming = torch.from_numpy(np.asarray(np.random.default_rng(2).standard_normal(expected.shape)))
         (expected_grad,) = torch.autograd.grad(expected, first, incoming)
-        value, grad = loss.reference(*arrays, axis=axis, reduction=reduction, grad_output=incoming.numpy(), **options)
+        options |= {"reduction": reduction, "grad_output": incoming.numpy(), **loss.at(axis)}
+        value, grad = loss.reference(*arrays, **options)
         assert_close(value, expected.detach().numpy())
         assert_close(grad, expected_grad.numpy())
 
