@@ -20,6 +20,7 @@ MISSING = re.compile(r"^ModuleNotFoundError: No module named '(matplotlib|scipy|
 # What is printed before a number, as a regular expression, and the number.
 PRINTED = {
     "coin_tosses": {"most likely bias": 0.6, "95% interval": 0.503, r"\nlikelihood": 7.49},
+    "kl_divergence": {r"pairs with D\(p \|\| q\) < 0:": 0, "log 4 =": 1.386294, "fx.kl_div, as in PyTorch": 0.341741},
     "multilabel": {"warm and wet": 0, "warm and wet +0%": 92, "multilabel_soft_margin_loss": 0.09726665},
     "nll_is_cross_entropy": {"no options": 5.1486424, r"no options +\S+": 5.1486424, "summed": 329.51351},
     "perplexity": {r"\n   0": 45, r"\n 500": 7.3376, "frequencies of pairs": 7.1709},
