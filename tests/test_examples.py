@@ -26,6 +26,7 @@ PRINTED = {
     "perplexity": {r"\n   0": 45, r"\n 500": 7.3376, "frequencies of pairs": 7.1709},
     "segmentation": {r"\n   0": 1.0986, r"\n 150 +\S+": 99.6},
     "softmax_to_cross_entropy": {"mean loss, step by step": 2.0854008, "mean loss, fx.cross_entropy": 2.0854008},
+    "torch_criteria": {r"\n +1\.0986": 0.2112, r"\n +0\.6931": 0.1635},
 }
 
 
