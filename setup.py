@@ -15,10 +15,10 @@ GCC_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast
 # module -> what it includes
 MODULES = {
     "_kernels": [
-        "_team.h", "_blocks.pxi", "_job.pxi", "_rows.pxi", "_split.pxi", "_tiles.pxi", "_lanes.pxi", "_tasks.pxi",
-        "_elementwise.pxi",
+        "_team.h", "_simd.h", "_numbers.pxi", "_blocks.pxi", "_job.pxi", "_rows.pxi", "_split.pxi", "_tiles.pxi",
+        "_lanes.pxi", "_lane_operations.pxi", "_tasks.pxi", "_terms.pxi", "_elementwise.pxi",
     ],
-    "_limits": ["_team.h", "_blocks.pxi"],
+    "_limits": ["_team.h", "_simd.h", "_numbers.pxi", "_blocks.pxi"],
 }  # fmt: skip
 
 # Ending of a module's name -> flags of its level. `_backends.py` picks the best one that the processor can run.

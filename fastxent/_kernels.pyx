@@ -12,13 +12,16 @@ cimport numpy as cnp
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
+include "_numbers.pxi"
 include "_blocks.pxi"
 include "_job.pxi"
 include "_rows.pxi"
 include "_split.pxi"
 include "_tiles.pxi"
 include "_lanes.pxi"
+include "_lane_operations.pxi"
 include "_tasks.pxi"
+include "_terms.pxi"
 include "_elementwise.pxi"
 
 cnp.import_array()

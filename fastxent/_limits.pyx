@@ -7,6 +7,7 @@ compiled once per instruction-set level.
 cimport numpy as cnp
 from libc.string cimport memcpy
 
+include "_numbers.pxi"
 include "_blocks.pxi"
 
 cdef extern from * nogil:

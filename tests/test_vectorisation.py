@@ -98,7 +98,7 @@ def translate(source, directives, target):
 def what_gcc_says(source, extension):
     """Loop -> GCC's notes on all its copies, when it compiles `source` as setuptools would compile the extension."""
     notes = source.with_suffix(".notes")
-    includes = [f"-I{path}" for path in (*extension.include_dirs, sysconfig.get_path("include"))]
+    includes = [f"-I{path}" for path in (ROOT / "fastxent", *extension.include_dirs, sysconfig.get_path("include"))]
     options = ["-w", "-fwrapv", "-fPIC", *extension.extra_compile_args, f"-fopt-info-vec-loop-optimized={notes}"]
     subprocess.run(["gcc", "-S", "-o", source.with_suffix(".s"), *options, *includes, source], check=True)
     said = {}

@@ -1,0 +1,216 @@
+/* What compilers do not make of plain loops: stores past the cache, 16-bit floats, transpositions. */
+
+#ifndef FX_SIMD_H
+#define FX_SIMD_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+typedef struct { uint16_t bits; } fx_half;
+typedef struct { uint16_t bits; } fx_bfloat16;
+static inline uint32_t fx_bits32(float x) { uint32_t b; memcpy(&b, &x, sizeof b); return b; }
+static inline uint64_t fx_bits64(double x) { uint64_t b; memcpy(&b, &x, sizeof b); return b; }
+static inline float fx_float(uint32_t b) { float x; memcpy(&x, &b, sizeof x); return x; }
+#if defined(__GNUC__)
+#define fx_prefetch(p) __builtin_prefetch(p, 0, 2)
+#else
+#define fx_prefetch(p) ((void)(p))
+#endif
+/* Stores past the cache: of whole lines, as many bytes at once as the level's registers hold. */
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#define FX_STREAM(p, q) _mm512_stream_si512((void*)(p), _mm512_loadu_si512(q))
+#define FX_STREAMED 64
+#elif defined(__AVX2__)
+#include <immintrin.h>
+#define FX_STREAM(p, q) _mm256_stream_si256((__m256i*)(p), _mm256_loadu_si256((const __m256i*)(q)))
+#define FX_STREAMED 32
+#elif defined(__SSE2__)
+#include <emmintrin.h>
+#define FX_STREAM(p, q) _mm_stream_si128((__m128i*)(p), _mm_loadu_si128((const __m128i*)(q)))
+#define FX_STREAMED 16
+#endif
+static inline void fx_stream(char* target, const char* source, size_t bytes) {
+#ifdef FX_STREAMED
+    for (size_t i = 0; i < bytes; i += FX_STREAMED) FX_STREAM(target + i, source + i);
+#else
+    memcpy(target, source, bytes);
+#endif
+}
+/* Pieces that follow on one another are stored past the cache line by line, with nothing done to a line twice. */
+typedef struct {
+    char* next;
+    size_t held; /* bytes of the line that `next` is in which are not stored yet */
+    char line[64];
+} fx_sink;
+static inline void fx_flush(fx_sink* sink) {
+    if (sink->held) memcpy(sink->next - sink->held, sink->line, sink->held);
+    sink->held = 0;
+#ifdef FX_STREAMED
+    _mm_sfence();
+#endif
+}
+static inline void fx_send(fx_sink* sink, char* target, const char* source, size_t bytes) {
+    if (target != sink->next) {
+        fx_flush(sink);
+        sink->next = target;
+    }
+    const size_t begun = (size_t)target % 64;
+    if (begun) {
+        const size_t part = bytes < 64 - begun ? bytes : 64 - begun;
+        if (sink->held) {
+            memcpy(sink->line + begun, source, part);
+            sink->held += part;
+            if (begun + part == 64) fx_stream(target - begun, sink->line, 64), sink->held = 0;
+        } else {
+            memcpy(target, source, part);
+        }
+        target += part, source += part, bytes -= part;
+    }
+    const size_t whole = bytes / 64 * 64;
+    fx_stream(target, source, whole);
+    sink->held += bytes - whole;
+    memcpy(sink->line, source + whole, bytes - whole);
+    sink->next = target + bytes;
+}
+/* Compilers take the last steps of this number by number, at three instructions for each. */
+static inline float fx_largest16(const float* p) {
+#ifdef __SSE2__
+    __m128 v = _mm_max_ps(_mm_max_ps(_mm_loadu_ps(p), _mm_loadu_ps(p + 4)),
+                          _mm_max_ps(_mm_loadu_ps(p + 8), _mm_loadu_ps(p + 12)));
+    v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+    return _mm_cvtss_f32(_mm_max_ss(v, _mm_shuffle_ps(v, v, 1)));
+#else
+    float largest = p[0];
+    for (int i = 1; i < 16; i++) largest = p[i] > largest ? p[i] : largest;
+    return largest;
+#endif
+}
+/* float16 by the processor's own conversion, where the level has it; returns how many it has done. */
+static inline ptrdiff_t fx_widen_halves(const fx_half* x, ptrdiff_t count, float* y) {
+    ptrdiff_t i = 0;
+#if defined(__AVX512F__)
+    for (; i + 16 <= count; i += 16)
+        _mm512_storeu_ps(y + i, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(x + i))));
+#endif
+#if defined(__F16C__)
+    for (; i + 8 <= count; i += 8)
+        _mm256_storeu_ps(y + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(x + i))));
+#endif
+    return i;
+}
+static inline ptrdiff_t fx_narrow_to_halves(const float* x, ptrdiff_t count, fx_half* y) {
+    ptrdiff_t i = 0;
+#if defined(__AVX512F__)
+    for (; i + 16 <= count; i += 16)
+        _mm256_storeu_si256((__m256i*)(y + i), _mm512_cvtps_ph(_mm512_loadu_ps(x + i), 8));
+#endif
+#if defined(__F16C__)
+    for (; i + 8 <= count; i += 8)
+        _mm_storeu_si128((__m128i*)(y + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), 8));
+#endif
+    return i;
+}
+static inline double fx_double(uint64_t b) { double x; memcpy(&x, &b, sizeof x); return x; }
+
+/* The 4 x 4 transposition is the one thing that compilers do not make SIMD code of by themselves. */
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define FX_SHUFFLES 1
+#endif
+#endif
+#ifdef FX_SHUFFLES
+#define FX_TRANSPOSE4(name, T)                                                                         \
+typedef T name##_vector __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));    \
+static inline void name(const T* source, ptrdiff_t from, T* target, ptrdiff_t to) {                    \
+    const name##_vector a = *(const name##_vector*)source;                                             \
+    const name##_vector b = *(const name##_vector*)(source + from);                                    \
+    const name##_vector c = *(const name##_vector*)(source + 2 * from);                                \
+    const name##_vector d = *(const name##_vector*)(source + 3 * from);                                \
+    const name##_vector ab = __builtin_shufflevector(a, b, 0, 4, 1, 5);                                \
+    const name##_vector AB = __builtin_shufflevector(a, b, 2, 6, 3, 7);                                \
+    const name##_vector cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);                                \
+    const name##_vector CD = __builtin_shufflevector(c, d, 2, 6, 3, 7);                                \
+    *(name##_vector*)target = __builtin_shufflevector(ab, cd, 0, 1, 4, 5);                             \
+    *(name##_vector*)(target + to) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);                      \
+    *(name##_vector*)(target + 2 * to) = __builtin_shufflevector(AB, CD, 0, 1, 4, 5);                  \
+    *(name##_vector*)(target + 3 * to) = __builtin_shufflevector(AB, CD, 2, 3, 6, 7);                  \
+}
+#else
+#define FX_TRANSPOSE4(name, T)                                                                         \
+static inline void name(const T* source, ptrdiff_t from, T* target, ptrdiff_t to) {                    \
+    for (int i = 0; i < 4; i++)                                                                        \
+        for (int j = 0; j < 4; j++) target[j * to + i] = source[i * from + j];                         \
+}
+#endif
+FX_TRANSPOSE4(fx_transpose4_float, float)
+FX_TRANSPOSE4(fx_transpose4_double, double)
+
+/* Of 4-byte numbers, as many rows at once as fill the level's registers: each 128-bit part is 4 x 4 of them. */
+#if defined(__AVX512F__)
+#define FX(name) _mm512_##name
+#define FX_ROWS 16
+typedef __m512 fx_wide;
+static inline fx_wide fx_load_rows(const float* p, ptrdiff_t rows4) {
+    fx_wide v = _mm512_castps128_ps512(_mm_loadu_ps(p));
+    v = _mm512_insertf32x4(v, _mm_loadu_ps(p + rows4), 1);
+    v = _mm512_insertf32x4(v, _mm_loadu_ps(p + 2 * rows4), 2);
+    return _mm512_insertf32x4(v, _mm_loadu_ps(p + 3 * rows4), 3);
+}
+#define FX_PART(v, i) ((i) == 0 ? _mm512_castps512_ps128(v) : _mm512_extractf32x4_ps(v, i))
+#elif defined(__AVX2__)
+#define FX(name) _mm256_##name
+#define FX_ROWS 8
+typedef __m256 fx_wide;
+static inline fx_wide fx_load_rows(const float* p, ptrdiff_t rows4) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + rows4), 1);
+}
+#define FX_PART(v, i) ((i) == 0 ? _mm256_castps256_ps128(v) : _mm256_extractf128_ps(v, 1))
+#elif defined(__SSE2__)
+#define FX(name) _mm_##name
+#define FX_ROWS 4
+typedef __m128 fx_wide;
+static inline fx_wide fx_load_rows(const float* p, ptrdiff_t rows4) { return _mm_loadu_ps(p); }
+#define FX_PART(v, i) (v)
+#else
+#define FX_ROWS 4
+#endif
+#ifdef FX
+#define FX_LOW(a, b) FX(unpacklo_ps)(a, b)
+#define FX_HIGH(a, b) FX(unpackhi_ps)(a, b)
+#define FX_LOW2(a, b) FX(castpd_ps)(FX(unpacklo_pd)(FX(castps_pd)(a), FX(castps_pd)(b)))
+#define FX_HIGH2(a, b) FX(castpd_ps)(FX(unpackhi_pd)(FX(castps_pd)(a), FX(castps_pd)(b)))
+#define FX_TRANSPOSE_PARTS(a, b, c, d)                                                                 \
+    const fx_wide ab = FX_LOW(a, b), AB = FX_HIGH(a, b), cd = FX_LOW(c, d), CD = FX_HIGH(c, d);        \
+    a = FX_LOW2(ab, cd), b = FX_HIGH2(ab, cd), c = FX_LOW2(AB, CD), d = FX_HIGH2(AB, CD);
+static inline void fx_rows_to_lanes(const float* rows, ptrdiff_t stride, float* lanes, ptrdiff_t step) {
+    fx_wide a = fx_load_rows(rows, 4 * stride), b = fx_load_rows(rows + stride, 4 * stride);
+    fx_wide c = fx_load_rows(rows + 2 * stride, 4 * stride), d = fx_load_rows(rows + 3 * stride, 4 * stride);
+    FX_TRANSPOSE_PARTS(a, b, c, d)
+    FX(storeu_ps)(lanes, a), FX(storeu_ps)(lanes + step, b);
+    FX(storeu_ps)(lanes + 2 * step, c), FX(storeu_ps)(lanes + 3 * step, d);
+}
+static inline void fx_lanes_to_rows(const float* lanes, ptrdiff_t step, float* rows, ptrdiff_t stride) {
+    fx_wide a = FX(loadu_ps)(lanes), b = FX(loadu_ps)(lanes + step);
+    fx_wide c = FX(loadu_ps)(lanes + 2 * step), d = FX(loadu_ps)(lanes + 3 * step);
+    FX_TRANSPOSE_PARTS(a, b, c, d)
+#define FX_STORE_PARTS(i)                                                                              \
+    _mm_storeu_ps(rows + 4 * (i) * stride, FX_PART(a, i));                                             \
+    _mm_storeu_ps(rows + (4 * (i) + 1) * stride, FX_PART(b, i));                                       \
+    _mm_storeu_ps(rows + (4 * (i) + 2) * stride, FX_PART(c, i));                                       \
+    _mm_storeu_ps(rows + (4 * (i) + 3) * stride, FX_PART(d, i));
+    FX_STORE_PARTS(0)
+#if FX_ROWS > 4
+    FX_STORE_PARTS(1)
+#endif
+#if FX_ROWS > 8
+    FX_STORE_PARTS(2)
+    FX_STORE_PARTS(3)
+#endif
+}
+#else
+#define fx_rows_to_lanes fx_transpose4_float
+#define fx_lanes_to_rows fx_transpose4_float
+#endif
+
+#endif
