@@ -139,6 +139,53 @@ cdef inline double block_exp_sum(
     return others + (rint(sum_ - others) - 1)  # as many ones as there are classes with x = top
 
 
+cdef inline void add_dense(
+    const real* x, const real* target, const real* weight, Py_ssize_t groups, real top, real keep, real spread,
+    real* mass, real* cross,
+) noexcept nogil:
+    """q = weight * (keep * target + spread) and q * (x - top), added to lanes; q = 0 counts 0 even against inf."""
+    cdef real masses[LANES]  # what nothing else can point to stays in registers
+    cdef real crosses[LANES]
+    cdef real q, term, zero = 0
+    cdef Py_ssize_t j, lane
+    for lane in range(LANES):
+        masses[lane], crosses[lane] = mass[lane], cross[lane]
+    for j in range(groups):
+        for lane in range(LANES):
+            q = smoothed(weight[j * LANES + lane], keep, target[j * LANES + lane], spread)
+            term = q * (x[j * LANES + lane] - top)
+            masses[lane] += q
+            crosses[lane] += term if q != zero else zero
+    for lane in range(LANES):
+        mass[lane], cross[lane] = masses[lane], crosses[lane]
+
+
+cdef inline void block_target(
+    const real* x, const real* target, const real* weight, Py_ssize_t count, real top, real keep, real spread,
+    double* mass, double* cross,
+) noexcept nogil:
+    """The sums of what `add_dense` adds."""
+    cdef real masses[LANES]
+    cdef real crosses[LANES]
+    cdef real edge[3 * LANES]
+    cdef Py_ssize_t i, lane, tail = count // LANES * LANES
+    for lane in range(LANES):
+        masses[lane] = crosses[lane] = 0
+    add_dense(x, target, weight, count // LANES, top, keep, spread, masses, crosses)
+    if tail < count:
+        for i in range(3 * LANES):
+            edge[i] = 0
+        for i in range(count - tail):
+            edge[i], edge[LANES + i], edge[2 * LANES + i] = x[tail + i], target[tail + i], weight[tail + i]
+        add_dense(edge, edge + LANES, edge + 2 * LANES, 1, top, keep, spread, masses, crosses)
+    mass[0] += lanes_sum(masses)
+    cross[0] += lanes_sum(crosses)
+
+
+cdef inline real smoothed(real weight, real keep, real target, real spread) noexcept nogil:
+    return weight * (keep * target + spread)
+
+
 cdef inline double block_sum(const real* block, Py_ssize_t count) noexcept nogil:
     cdef real lanes[LANES]
     cdef Py_ssize_t j, lane

@@ -181,20 +181,43 @@ cdef inline double read_one(const Tensor* tensor, const char* sample, Py_ssize_t
     return float_from(<uint32_t>(<const bfloat16*>source).bits << 16)
 
 
-cdef inline real smoothed(real weight, real keep, real target, real spread) noexcept nogil:
-    return weight * (keep * target + spread)
+cdef struct Dense:  # a target with a number for every class: weight * (keep * target + spread)
+    double keep, spread
+    void* weights  # a block of them, where all are the same
+    void* targets  # room for a block; zeros where only a label is known
 
 
-cdef inline Py_ssize_t read_target(const Job* job, Py_ssize_t s, Py_ssize_t b, real* q) noexcept nogil:
-    """q = weight * (keep * target + spread) for one block, the target being 0 where only a label is known."""
-    cdef const real* weight = <const real*>job.weight.data + b * BLOCK * job.weight.step
-    cdef Py_ssize_t j, step = job.weight.step, count = min(job.classes - b * BLOCK, BLOCK)
-    cdef real keep = job.keep, spread = job.spread
+cdef inline const real* weight_block(const Job* job, Py_ssize_t b, const Dense* dense, const real* _like) noexcept nogil:
+    return <const real*>job.weight.data + b * BLOCK if job.weight.step else <const real*>dense.weights
+
+
+cdef inline const real* target_block(
+    const Job* job, Py_ssize_t s, Py_ssize_t b, const Dense* dense, const real* _like
+) noexcept nogil:
+    cdef const char* sample = sample_at(&job.y, job.inner, s)
+    cdef Py_ssize_t line, size = min(job.classes - b * BLOCK, BLOCK) * job.y.itemsize
     if job.y.storage == NO_ARRAY:
-        for j in range(count):
-            q[j] = 0
-    else:
-        read(&job.y, sample_at(&job.y, job.inner, s), b, job.classes, q, <real>0)
+        return <const real*>dense.targets
+    for line in range(size // 64 if job.y.step == 1 else 0):
+        prefetch(sample + b * BLOCK * job.y.itemsize + AHEAD + line * 64)
+    return logits_block(&job.y, sample, b, job.classes, <real*>dense.targets)
+
+
+cdef inline bint is_dense(const Job* job) noexcept nogil:
+    return (job.operation == CROSS_ENTROPY or job.operation == NLL) and (
+        job.y.storage != NO_ARRAY or job.spread != 0
+    )
+
+
+cdef inline Dense prepare_dense(const Job* job, real* weights, real* targets) noexcept nogil:
+    """The two blocks, filled for all samples of a task."""
+    cdef Dense dense
+    cdef real weight = 0
+    cdef Py_ssize_t j, count = min(job.classes, BLOCK)
+    dense.keep, dense.spread, dense.weights, dense.targets = job.keep, job.spread, weights, targets
+    if job.weight.data != NULL:
+        weight = (<const real*>job.weight.data)[0]
     for j in range(count):
-        q[j] = smoothed(weight[j * step], keep, q[j], spread)
-    return fill_up(q, count, <real>0)
+        weights[j] = weight
+        targets[j] = 0
+    return dense

@@ -15,13 +15,14 @@ cdef struct Softmax:  # a sample's gradient, as far as it is the same for all cl
     Py_ssize_t k  # class whose gradient is computed apart: the label, or the likeliest; -1 for none
     double e_k  # exp(x_k - top)
     double hot  # its target, apart from q
-    bint dense  # whether there is a q
+    const Dense* dense  # NULL if there is only a label
     void* kept  # exp(x - tops[b]) of all blocks b; NULL if it has to be computed again
     double tops[MAX_KEPT]
 
 
 cdef inline Row scan_blocks(
-    const Job* job, Py_ssize_t s, Py_ssize_t first, Py_ssize_t last, real* block, real* q, real* kept, double* tops
+    const Job* job, Py_ssize_t s, Py_ssize_t first, Py_ssize_t last, real* block, const Dense* dense, real* kept,
+    double* tops,
 ) noexcept nogil:
     """One pass over some blocks: largest logit, sum of the other exponentials, and the target's cross terms.
 
@@ -52,13 +53,14 @@ cdef inline Row scan_blocks(
                 if row.mass != 0:  # the difference may overflow to inf
                     row.cross -= row.mass * (block_top - row.top)
             row.top = block_top
-            if q != NULL and job.labels == NULL:
+            if dense != NULL and job.labels == NULL:
                 row.at = b * BLOCK + block_find(x, count, <real>block_top)
         top = <real>(row.top if row.top != -INFINITY else 0)
-        if q != NULL:
-            read_target(job, s, b, q)
-            row.mass += block_sum(q, count)
-            row.cross += block_dot(q, x, count, top)
+        if dense != NULL:
+            block_target(
+                x, target_block(job, s, b, dense, block), weight_block(job, b, dense, block), count, top,
+                <real>dense.keep, <real>dense.spread, &row.mass, &row.cross,
+            )
         row.rest += block_exp_sum(
             x, count, top, raised, NULL if kept == NULL else kept + b * BLOCK,
             sample + b * BLOCK * job.x.itemsize + AHEAD, lines,
@@ -67,13 +69,15 @@ cdef inline Row scan_blocks(
     return row
 
 
-cdef inline Row scan(const Job* job, Py_ssize_t s, real* block, real* q, real* kept, double* tops) noexcept nogil:
+cdef inline Row scan(
+    const Job* job, Py_ssize_t s, real* block, const Dense* dense, real* kept, double* tops
+) noexcept nogil:
     """All blocks of a sample; `rest` is nan if the largest logit is infinite."""
     cdef Row row
     if job.split:
-        row = scan_split(job, s, q != NULL, kept, tops)
+        row = scan_split(job, s, dense != NULL, kept, tops)
     else:
-        row = scan_blocks(job, s, 0, job.blocks, block, q, kept, tops)
+        row = scan_blocks(job, s, 0, job.blocks, block, dense, kept, tops)
     if isinf(row.top):
         row.rest = NAN
     return row
@@ -116,7 +120,7 @@ cdef inline real* result_block(const Job* job, Py_ssize_t s, Py_ssize_t b, real*
 
 cdef inline void logsumexp_sample(const Job* job, Py_ssize_t s, real* block) noexcept nogil:
     cdef double tops[MAX_KEPT]
-    cdef Row row = scan(job, s, block, <real*>NULL, <real*>NULL, tops)
+    cdef Row row = scan(job, s, block, NULL, <real*>NULL, tops)
     cdef double result = row.top + log1p_double(row.rest)
     if isinf(row.top):
         result = infinite_logsumexp(job, s, row.top)
@@ -137,20 +141,18 @@ cdef inline double gradient_scale(const Job* job, Py_ssize_t s, const real* _lik
     return job.factor * (<const real*>job.scale.data)[s * job.scale.step]
 
 
-cdef inline void softmax_sample(
-    const Job* job, Py_ssize_t s, real* block, real* q, real* scratch, Work* work
-) noexcept nogil:
+cdef inline void softmax_sample(const Job* job, Py_ssize_t s, real* block, real* scratch, Work* work) noexcept nogil:
     """The gradient of cross-entropy without its target."""
     cdef real* kept = kept_exponentials(job, s, block, scratch)
     cdef Softmax p
-    p.kept, p.share, p.dense, p.k = kept, 1, False, -1
-    p.row = scan(job, s, block, <real*>NULL, kept, p.tops)
-    softmax_gradient(job, s, &p, block, q, work)
+    p.kept, p.share, p.dense, p.k = kept, 1, NULL, -1
+    p.row = scan(job, s, block, NULL, kept, p.tops)
+    softmax_gradient(job, s, &p, block, work)
 
 
 cdef inline void log_softmax_sample(const Job* job, Py_ssize_t s, real* block, Work* work) noexcept nogil:
     cdef double tops[MAX_KEPT]
-    cdef Row row = scan(job, s, block, <real*>NULL, <real*>NULL, tops)
+    cdef Row row = scan(job, s, block, NULL, <real*>NULL, tops)
     cdef real top = <real>row.top, log_total = <real>log1p_double(row.rest)
     cdef const char* sample = sample_at(&job.x, job.inner, s)
     cdef Py_ssize_t b, full, j
@@ -229,14 +231,12 @@ cdef inline bint skip_label(const Job* job, Py_ssize_t s, real* block, Work* wor
 
 
 cdef inline void cross_entropy_sample(
-    const Job* job, Py_ssize_t s, real* block, real* q, real* scratch, Work* work
+    const Job* job, Py_ssize_t s, real* block, const Dense* dense, real* scratch, Work* work
 ) noexcept nogil:
     """loss = sum_j t_j (lse - x_j) + z lse^2, t = q + hot [j == label]; every term is >= 0, so nothing cancels."""
     if skip_label(job, s, block, work):
         return
     cdef bint labelled = job.y.storage == NO_ARRAY
-    cdef bint dense = not labelled or job.spread != 0
-    cdef real* targets = q if dense else <real*>NULL
     cdef real* kept = kept_exponentials(job, s, block, scratch) if job.out.storage != NO_ARRAY else <real*>NULL
     cdef double below = 0, log_total, lse, loss
     cdef Softmax p
@@ -245,7 +245,7 @@ cdef inline void cross_entropy_sample(
         p.k = job.labels[s]
         p.hot = job.keep * (<const real*>job.weight.data)[p.k * job.weight.step]
         below = read_one(&job.x, sample_at(&job.x, job.inner, s), p.k)
-    p.row = scan(job, s, block, targets, kept, p.tops)
+    p.row = scan(job, s, block, dense, kept, p.tops)
     log_total = log1p_double(p.row.rest)
     lse = p.row.top + log_total
     loss = p.row.mass * log_total - p.row.cross + job.z_loss * lse * lse
@@ -259,20 +259,20 @@ cdef inline void cross_entropy_sample(
         p.z = 2 * job.z_loss * lse
         p.share = p.row.mass + p.hot + p.z
         p.e_k = exp_double(below)
-        softmax_gradient(job, s, &p, block, q, work)
+        softmax_gradient(job, s, &p, block, work)
 
 
 cdef inline void softmax_gradient(
-    const Job* job, Py_ssize_t s, const Softmax* p, real* block, real* q, Work* work
+    const Job* job, Py_ssize_t s, const Softmax* p, real* block, Work* work
 ) noexcept nogil:
     if job.split:
         gradient_split(job, s, p, block)
     else:
-        gradient_blocks(job, s, 0, job.blocks, p, block, q, work)
+        gradient_blocks(job, s, 0, job.blocks, p, block, work)
 
 
 cdef inline void gradient_blocks(
-    const Job* job, Py_ssize_t s, Py_ssize_t first, Py_ssize_t last, const Softmax* p, real* block, real* q, Work* work
+    const Job* job, Py_ssize_t s, Py_ssize_t first, Py_ssize_t last, const Softmax* p, real* block, Work* work
 ) noexcept nogil:
     """scale * (share p_j - t_j) for some blocks, with class k apart.
 
@@ -280,19 +280,23 @@ cdef inline void gradient_blocks(
     """
     cdef double scale = gradient_scale(job, s, block)
     cdef double total = 1 + p.row.rest
-    cdef real minus = <real>-scale
+    cdef real minus = <real>-scale, keep = job.keep, spread = job.spread
+    cdef const real* target
+    cdef const real* weight
     cdef double t_k
     cdef real* result
     cdef Py_ssize_t b, j
     for b in range(first, last):
         scaled_exponentials(job, s, b, p, scale * p.share / total, block)
         result = result_block(job, s, b, block)
-        if p.dense:
-            read_target(job, s, b, q)
+        t_k = 0
+        if p.dense != NULL:
+            target, weight = target_block(job, s, b, p.dense, block), weight_block(job, b, p.dense, block)
+            if 0 <= p.k - b * BLOCK < BLOCK:
+                t_k = smoothed(weight[p.k - b * BLOCK], keep, target[p.k - b * BLOCK], spread)
             for j in range(min(job.classes - b * BLOCK, BLOCK)):
-                result[j] += minus * q[j]
+                result[j] += minus * smoothed(weight[j], keep, target[j], spread)
         if 0 <= p.k - b * BLOCK < BLOCK:
-            t_k = q[p.k - b * BLOCK] if p.dense else 0
             result[p.k - b * BLOCK] = <real>(
                 scale * ((p.row.mass - t_k + p.z) * p.e_k - (p.hot + t_k) * (p.row.rest + (1 - p.e_k))) / total
             )
@@ -300,41 +304,48 @@ cdef inline void gradient_blocks(
             write(job, s, b, block, work)
 
 
-cdef inline void nll_sample(const Job* job, Py_ssize_t s, real* block, real* q, Work* work) noexcept nogil:
+cdef inline void nll_sample(
+    const Job* job, Py_ssize_t s, real* block, const Dense* dense, Work* work
+) noexcept nogil:
     """loss = -sum_j t_j x_j, gradient -t: only the label's class is read, or all classes once for probabilities."""
     if skip_label(job, s, block, work):
         return
     cdef const char* sample = sample_at(&job.x, job.inner, s)
-    cdef double loss = 0, hot = 0
-    cdef Py_ssize_t b, full, label = -1
+    cdef double loss = 0, hot = 0, mass = 0
+    cdef Py_ssize_t b, label = -1
     if job.y.storage == NO_ARRAY:
         label = job.labels[s]
         hot = (<const real*>job.weight.data)[label * job.weight.step]
-        loss = -hot * read_one(&job.x, sample, label)
+        loss = hot * read_one(&job.x, sample, label)
     else:
         for b in range(job.blocks):
-            full = read(&job.x, sample, b, job.classes, block, <real>0)
-            read_target(job, s, b, q)
-            loss -= block_dot(q, block, full, <real>0)
-    put_loss(job, s, <real>loss, work)
+            block_target(
+                logits_block(&job.x, sample, b, job.classes, block), target_block(job, s, b, dense, block),
+                weight_block(job, b, dense, block), min(job.classes - b * BLOCK, BLOCK), 0, 1, 0, &mass, &loss,
+            )
+    put_loss(job, s, <real>-loss, work)
     if job.out.storage != NO_ARRAY:
-        nll_gradient(job, s, hot, label, q, work)
+        nll_gradient(job, s, hot, label, block, dense, work)
 
 
 cdef inline void nll_gradient(
-    const Job* job, Py_ssize_t s, double hot, Py_ssize_t label, real* q, Work* work
+    const Job* job, Py_ssize_t s, double hot, Py_ssize_t label, real* block, const Dense* dense, Work* work
 ) noexcept nogil:
     """-scale * t: one entry under zeros, or the target's probabilities."""
-    cdef real minus = <real>-gradient_scale(job, s, q)
+    cdef real minus = <real>-gradient_scale(job, s, block), t, zero = 0
+    cdef const real* target
+    cdef const real* weight
     cdef Py_ssize_t b, j
     for j in range(min(job.classes, BLOCK) if label >= 0 else 0):
-        q[j] = 0
+        block[j] = 0
     for b in range(job.blocks):
         if 0 <= label - b * BLOCK < BLOCK:
-            q[label - b * BLOCK] = <real>(minus * hot)
+            block[label - b * BLOCK] = <real>(minus * hot)
         elif label < 0:
-            for j in range(read_target(job, s, b, q)):
-                q[j] = minus * q[j] if q[j] != 0 else <real>0
-        write(job, s, b, q, work)
+            target, weight = target_block(job, s, b, dense, block), weight_block(job, b, dense, block)
+            for j in range(min(job.classes - b * BLOCK, BLOCK)):
+                t = weight[j] * target[j]
+                block[j] = minus * t if t != zero else zero
+        write(job, s, b, block, work)
         if 0 <= label - b * BLOCK < BLOCK:
-            q[label - b * BLOCK] = 0
+            block[label - b * BLOCK] = 0

@@ -43,11 +43,13 @@ cdef inline void join_rows(Row* row, const Row* other) noexcept nogil:
 
 cdef void scan_segment(const Segments* segments, Py_ssize_t i, const real* _like) noexcept nogil:
     cdef real block[BLOCK]
-    cdef real q[BLOCK]
-    cdef const Job* job = segments.job
-    cdef Py_ssize_t first = i * segments.length, last = min(first + segments.length, job.blocks)
+    cdef real weights[BLOCK]
+    cdef real targets[BLOCK]
+    cdef Dense dense = prepare_dense(segments.job, weights, targets)
+    cdef Py_ssize_t first = i * segments.length, last = min(first + segments.length, segments.job.blocks)
     (<Segments*>segments).rows[i] = scan_blocks(
-        job, segments.s, first, last, block, &q[0] if segments.dense else <real*>NULL, <real*>segments.kept, segments.tops
+        segments.job, segments.s, first, last, block, &dense if segments.dense else NULL, <real*>segments.kept,
+        segments.tops,
     )
 
 
@@ -74,12 +76,16 @@ cdef Row scan_split(const Job* job, Py_ssize_t s, bint dense, void* kept, double
 
 cdef void gradient_segment(const Segments* segments, Py_ssize_t i, const real* _like) noexcept nogil:
     cdef real block[BLOCK]
-    cdef real q[BLOCK]
+    cdef real weights[BLOCK]
+    cdef real targets[BLOCK]
     cdef Work work
     cdef const Job* job = segments.job
+    cdef Dense dense = prepare_dense(job, weights, targets)  # blocks that no other thread writes to
+    cdef Softmax p = segments.p[0]
+    p.dense = &dense if p.dense != NULL else NULL
     cdef Py_ssize_t first = i * segments.length, last = min(first + segments.length, job.blocks)
     memset(&work, 0, sizeof(work))
-    gradient_blocks(job, segments.s, first, last, segments.p, block, q, &work)
+    gradient_blocks(job, segments.s, first, last, &p, block, &work)
     if job.streamed:
         flush(&work.sink)
 

@@ -7,16 +7,22 @@
 cdef void run_rows(const Job* job, Py_ssize_t begin, Py_ssize_t end, real* scratch, Work* work) noexcept nogil:
     cdef real block[BLOCK]
     cdef real q[BLOCK]
+    cdef real weights[BLOCK]
+    cdef Dense numbers
+    cdef const Dense* dense = NULL
     cdef Py_ssize_t s
+    if is_dense(job):
+        numbers = prepare_dense(job, weights, q)
+        dense = &numbers
     for s in range(begin, end):
         if job.operation == CROSS_ENTROPY:
-            cross_entropy_sample(job, s, block, q, scratch, work)
+            cross_entropy_sample(job, s, block, dense, scratch, work)
         elif job.operation == NLL:
-            nll_sample(job, s, block, q, work)
+            nll_sample(job, s, block, dense, work)
         elif job.operation == LOGSUMEXP:
             logsumexp_sample(job, s, block)
         elif job.operation == SOFTMAX:
-            softmax_sample(job, s, block, q, scratch, work)
+            softmax_sample(job, s, block, scratch, work)
         elif job.operation == LOG_SOFTMAX:
             log_softmax_sample(job, s, block, work)
         elif job.operation == SOFTMAX_VJP:
