@@ -177,9 +177,7 @@ def as_probabilities(name: str, value: ArrayLike) -> Array:
     """Floats in [0, 1]."""
     x = as_floats(name, value)
     if _run("outside", Operands(x, x), 1.0, False, None, False, None)[0]:
-        with np.errstate(all="ignore"):
-            bad = np.argmin((x >= 0) & (x <= 1))
-        where = tuple(map(int, np.unravel_index(bad, x.shape)))
+        where = tuple(map(int, np.unravel_index(np.argmin((x >= 0) & (x <= 1)), x.shape)))
         raise ValueError(f"{name}{list(where) if where else ''} is {x[where]!s}, expected a probability in [0, 1]")
     return x
 
