@@ -12,7 +12,7 @@ from ._formulas import (
     exp_negative,
     finite,
     likely_gradient,
-    log1p_positive,
+    log1p_above,
     log_sum_exp,
     raise_top,
     sample_loss,
@@ -213,7 +213,7 @@ def log_softmax(x, out, counter, size, spare):
     tile, logits, result = spare.data.scratch(NUMBERS), Tiles(x), Tiles(out)
     for first, lanes in tiles(x, counter, size):
         top, rest, *_ = scan(logits, tile, first, lanes)
-        log_total = log1p_positive(settled(top, rest))
+        log_total = log1p_above(settled(top, rest))
         for start, classes in parts(logits.classes):
             logits.read(tile, first, lanes, start, classes)
             for c in each(0, classes):
@@ -277,7 +277,7 @@ def cross_entropy(
             hot, q_k = weights * keep, weights * spread
         top, rest, mass, cross, below = scan(logits, tile, first, lanes, label, target)
         rest = settled(top, rest)
-        log_total = log1p_positive(rest)
+        log_total = log1p_above(rest)
         below = zero if probs is not None else below
         losses = sample_loss(top, log_total, mass, cross, hot, below, z_loss)
         store_some(loss.data, first, lanes, losses if label is None else where(label < 0, without, losses), stage)

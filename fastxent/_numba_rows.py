@@ -13,7 +13,7 @@ from ._formulas import (
     exp_negative,
     finite,
     likely_gradient,
-    log1p_positive,
+    log1p_above,
     log_sum_exp,
     narrow,
     raise_top,
@@ -296,7 +296,7 @@ def log_softmax(x, out, counter, size, spare):
     for s in samples(x, counter, size):
         row, result = logits[s], results[s]
         top, rest, *_ = scan(row, logits.classes, kept)
-        log_total, top = kept.pack(log1p_positive(settled(top, rest))), kept.pack(top)
+        log_total, top = kept.pack(log1p_above(settled(top, rest))), kept.pack(top)
         for j, left in packs(0, logits.classes):
             result.write(j, left, (row.read(j, left) - top) - log_total)
 
@@ -374,7 +374,7 @@ def cross_entropy(
                 hot, q_k, below = own * keep, own * spread, row[k]
             top, rest, mass, cross = scan(row, logits.classes, kept, target, s)
             rest = settled(top, rest)
-            log_total = log1p_positive(rest)
+            log_total = log1p_above(rest)
             below = below - top if labels is not None else below
             loss.data[s] = sample_loss(top, log_total, mass, cross, hot, below, z_loss)
             if grad is None:

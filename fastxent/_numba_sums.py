@@ -2,7 +2,7 @@
 
 from operator import add as plus
 
-from ._formulas import add, settle
+from ._formulas import add, settle, settle_lanes
 from ._numba_rows import Constants, Row
 from ._numba_trace import (
     FLOAT64,
@@ -10,8 +10,6 @@ from ._numba_trace import (
     Variables,
     each,
     folded,
-    halves,
-    infinite,
     kernel,
     packs,
     tasks,
@@ -63,8 +61,4 @@ def weighted_sum(values, weight, totals, bads, counter, size):
         for j, left in packs(begin, end):
             value = row.read(j, left).to(FLOAT64)
             s.total, s.lost = add(s.total, s.lost, where(value != 0.0, value * weights.read(j, left), 0.0))
-        total, lost = s.total, where(infinite(s.total), 0.0, s.lost)
-        while total.count > 1:
-            (a, b), (lost_a, lost_b) = halves(total), halves(lost)
-            total, lost = add(a, lost_a + lost_b, b)
-        totals.data[begin // size] = settle(total, lost).lane(0)
+        totals.data[begin // size] = settle_lanes(s.total, s.lost)
