@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit, types
 from numba.np.numpy_support import from_dtype
 
+from . import _numba_elementwise as elements
 from . import _numba_lanes as lanes
 from . import _numba_rows as rows
 from . import _numba_sums as sums
@@ -23,6 +24,7 @@ from ._numba_trace import LANES
 GRAIN = 1 << 15  # elements in one task
 HELP = 1 << 17  # elements worth a further thread: waking one takes as long as some of them
 MOST_THREADS = 256
+MOST_TASKS = 1024  # of elements, with a sum each: more elements make them longer
 FEW_CLASSES = 64  # contiguous classes up to here go to lane kernels
 
 _pool = ThreadPoolExecutor(MOST_THREADS, "fastxent")  # starts a thread when there is none to spare
@@ -175,6 +177,37 @@ def nll(
     return _loss("nll", x, target, weight, scale, (ignore_index, factor), num_threads, loss, grad)
 
 
+# --- single elements ---------------------------------------------------------------------------------------------
+
+
+def elementwise(
+    name: str, x: Array, y: Array, weight: Array, pos_weight: Array, scale: Array, factor: float, num_threads: int,
+    loss: Array | None, grad: Array | None,
+) -> float:  # fmt: skip
+    if x.size == 0:
+        return 0.0
+    outer, middle, inner = x.shape
+    mode = _mode(loss, middle, inner)
+    depth = middle if mode == elements.COLUMNS else 1
+    span = inner if mode == elements.ROWS else min(inner, elements.SPAN if depth > 1 else GRAIN)
+    pieces = outer * (middle // depth) * -(-inner // span)
+    size = max(1, GRAIN // (span * depth), -(-pieces // MOST_TASKS))
+    totals, counter = np.empty(-(-pieces // size)), np.zeros(1, np.int64)
+    losses = weight if loss is None else loss  # has the right type, and is not written
+    arguments = x, y, weight, pos_weight, scale, factor, losses, grad, mode, span, totals, counter, size
+    version = _version((elements.KERNELS[name], x.dtype, y.dtype, grad is None), arguments)
+    _in_threads(lambda: version(*arguments), min(num_threads, -(-x.size // HELP)))
+    return _sum(totals) if loss is None else 0.0
+
+
+def _mode(loss: Array | None, middle: int, inner: int) -> int:
+    if loss is None:
+        return elements.EVERYTHING
+    if inner > 1 and loss.strides[2] == 0:
+        return elements.ROWS
+    return elements.COLUMNS if middle > 1 and loss.strides[1] == 0 else elements.EACH
+
+
 # --- sums over samples -------------------------------------------------------------------------------------------
 
 
@@ -203,8 +236,10 @@ def check_target(
 
 def weighted_sum(values: Array, weight: Array, num_threads: int) -> float:
     totals, _ = _chunks(sums.weighted_sum, values, weight, (), num_threads)
-    return float(totals[0]) if totals.size == 1 else _sum(totals)
+    return _sum(totals)
 
 
 def _sum(totals: Array) -> float:
+    if totals.size == 1:
+        return float(totals[0])
     return fsum(totals) if np.isfinite(totals).all() else float(totals.sum())

@@ -37,8 +37,6 @@ def kernels_of(name):
 def backend(request, monkeypatch):
     """The kernels' module, in force for the test."""
     kernels = kernels_of(request.param)
-    if not hasattr(kernels, "elementwise"):  # the Numba backend so far
-        monkeypatch.setattr(kernels, "elementwise", lambda *_: pytest.skip("no such kernel"), raising=False)
     monkeypatch.setattr(_backends, "load", lambda _: kernels)
     with fx.config_context(backend=request.param.partition("-")[0]):
         yield kernels
