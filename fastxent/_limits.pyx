@@ -16,8 +16,11 @@ cdef extern from * nogil:
     #include <string.h>
     static inline uint64_t fx_read(const char *from, size_t count) {
         uint64_t seen = 0, word;
-        size_t i;
-        for (i = 0; i + 8 <= count; i += 8) { memcpy(&word, from + i, 8); seen |= word; }
+        size_t i = 0, j;
+        for (; i + 64 <= count; i += 64) {
+            fx_prefetch(from + i + 16384); /* where pages are small, processors stop at their ends by themselves */
+            for (j = 0; j < 64; j += 8) { memcpy(&word, from + i + j, 8); seen |= word; }
+        }
         for (; i < count; i++) seen |= (unsigned char)from[i];
         return seen;
     }
