@@ -166,11 +166,11 @@ cdef inline void add_elements(const real* f, Py_ssize_t count, Work* work) noexc
         add(&work.total[lane], &work.error[lane], f[count // LANES * LANES + lane])
 
 
-cdef inline double settle_work(Work* work) noexcept nogil:
-    """The sum of what has been added up, which starts again from 0."""
+cdef inline double settle_work(Work* work, Py_ssize_t lanes) noexcept nogil:
+    """The sum of what has been added up in so many lanes, which start again from 0."""
     cdef double total = 0, error = 0
     cdef Py_ssize_t i
-    for i in range(LANES):
+    for i in range(lanes):
         add(&total, &error, settle(work.total[i], work.error[i]))
         work.total[i] = work.error[i] = 0
     return settle(total, error)
@@ -206,7 +206,7 @@ cdef void element_piece(
             put_elements(&e.loss, o, m, i, count, f, NULL)
         i += count
     if e.loss.storage != NO_ARRAY and e.loss.inner == 0:
-        total = settle_work(work)
+        total = settle_work(work, min(e.inner, <Py_ssize_t>LANES))
         (<real*>element_at(&e.loss, o, m, 0))[0] = <real>total
 
 
@@ -227,7 +227,7 @@ cdef double element_task(
         element_piece(e, row // rows, row % rows, start, min(start + e.span, e.inner), buffers, &work)
     if e.streamed:
         flush(&work.sink)
-    return settle_work(&work)
+    return settle_work(&work, LANES)
 
 
 cdef struct Pieces:  # what the tasks of a call have in common
