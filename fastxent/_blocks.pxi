@@ -37,17 +37,16 @@ cdef inline real larger(real a, real b) noexcept nogil:
 cdef inline real lanes_max(const real* lanes) noexcept nogil:
     """The largest; no lane is nan."""
     cdef real quarter[16]
-    cdef real largest
+    cdef real eighth[8]
     cdef Py_ssize_t i
     for i in range(16):
         quarter[i] = larger(larger(lanes[i], lanes[i + 16]), larger(lanes[i + 32], lanes[i + 48]))
-    if real is float:
-        return largest16(quarter)
-    else:
-        largest = quarter[0]
-        for i in range(1, 16):
-            largest = larger(largest, quarter[i])
-        return largest
+    for i in range(8):
+        eighth[i] = larger(quarter[i], quarter[i + 8])
+    return larger(
+        larger(larger(eighth[0], eighth[1]), larger(eighth[2], eighth[3])),
+        larger(larger(eighth[4], eighth[5]), larger(eighth[6], eighth[7])),
+    )
 
 
 cdef inline real block_max(const real* block, Py_ssize_t count) noexcept nogil:

@@ -68,38 +68,8 @@ cdef inline const real* elements(
         prefetch(source + AHEAD + line * 64)
     if tensor.inner == 1 and is_native(tensor, buffer):
         return <const real*>source
-    if tensor.storage == FLOAT32:
-        load(<const float*>source, tensor.inner, count, buffer)
-    elif tensor.storage == FLOAT64:
-        load(<const double*>source, tensor.inner, count, buffer)
-    elif tensor.storage == FLOAT16:
-        load(<const half*>source, tensor.inner, count, buffer)
-    else:
-        load(<const bfloat16*>source, tensor.inner, count, buffer)
+    load_any(tensor, source, tensor.inner, count, buffer)
     return buffer
-
-
-cdef inline void put_elements(
-    const Tensor* tensor, Py_ssize_t o, Py_ssize_t m, Py_ssize_t i, Py_ssize_t count, const real* block, Sink* sink
-) noexcept nogil:
-    cdef uint16_t narrowed[SPAN]
-    cdef char* place = element_at(tensor, o, m, i)
-    cdef char* target = place
-    if sink != NULL and is_native(tensor, block):
-        send(sink, place, <const char*>block, count * tensor.itemsize)
-        return
-    if sink != NULL:
-        target = <char*>narrowed
-    if tensor.storage == FLOAT32:
-        store(block, count, <float*>target, tensor.inner)
-    elif tensor.storage == FLOAT64:
-        store(block, count, <double*>target, tensor.inner)
-    elif tensor.storage == FLOAT16:
-        store(block, count, <half*>target, tensor.inner)
-    else:
-        store(block, count, <bfloat16*>target, tensor.inner)
-    if sink != NULL:
-        send(sink, place, target, count * tensor.itemsize)
 
 
 cdef inline void scaled(const real* scale, real factor, Py_ssize_t count, real* result) noexcept nogil:
@@ -150,7 +120,9 @@ cdef inline void element_block(
     else:
         outside(x, count, f)
     if gradient:
-        put_elements(&e.grad, o, m, i, count, g, &work.sink if e.streamed else NULL)
+        store_any(
+            &e.grad, element_at(&e.grad, o, m, i), e.grad.inner, count, g, &work.sink if e.streamed else NULL
+        )
 
 
 cdef inline void add_elements(const real* f, Py_ssize_t count, Work* work) noexcept nogil:
@@ -164,16 +136,6 @@ cdef inline void add_elements(const real* f, Py_ssize_t count, Work* work) noexc
                 add(&work.total[lane], &work.error[lane], f[j * LANES + lane])
     for lane in range(count % LANES):
         add(&work.total[lane], &work.error[lane], f[count // LANES * LANES + lane])
-
-
-cdef inline double settle_work(Work* work, Py_ssize_t lanes) noexcept nogil:
-    """The sum of what has been added up in so many lanes, which start again from 0."""
-    cdef double total = 0, error = 0
-    cdef Py_ssize_t i
-    for i in range(lanes):
-        add(&total, &error, settle(work.total[i], work.error[i]))
-        work.total[i] = work.error[i] = 0
-    return settle(total, error)
 
 
 # --- all elements ------------------------------------------------------------------------------------------------
@@ -196,14 +158,14 @@ cdef void element_piece(
             if e.loss.storage == NO_ARRAY or e.loss.inner == 0:
                 add_elements(f, count, work)
             elif e.depth == 1:
-                put_elements(&e.loss, o, m, i, count, f, NULL)
+                store_any(&e.loss, element_at(&e.loss, o, m, i), e.loss.inner, count, f, NULL)
             else:
                 for j in range(count):
                     column[j] += f[j]
         if e.depth > 1:
             for j in range(count):
                 f[j] = <real>column[j]
-            put_elements(&e.loss, o, m, i, count, f, NULL)
+            store_any(&e.loss, element_at(&e.loss, o, m, i), e.loss.inner, count, f, NULL)
         i += count
     if e.loss.storage != NO_ARRAY and e.loss.inner == 0:
         total = settle_work(work, min(e.inner, <Py_ssize_t>LANES))
@@ -250,14 +212,11 @@ cdef void do_pieces(void* context, Py_ssize_t task, int thread) noexcept nogil:
 cdef double run_elements(const Elements* e, int num_threads) noexcept nogil:
     """Deal the pieces out, in tasks whose bounds depend on the shape alone, and add up their sums in order."""
     cdef Pieces p
-    cdef double total = 0, error = 0
-    cdef Py_ssize_t tasks, task
+    cdef Py_ssize_t tasks
     p.e = e
     p.spans = (e.inner + e.span - 1) // e.span
     p.pieces = e.outer * (e.middle // e.depth) * p.spans
     p.per_task = max(max(1, GRAIN // (e.span * e.depth)), (p.pieces + MAX_TASKS - 1) // MAX_TASKS)
     tasks = (p.pieces + p.per_task - 1) // p.per_task
     deal(do_pieces, &p, tasks, num_threads)
-    for task in range(tasks):
-        add(&total, &error, p.sums[task])
-    return settle(total, error)
+    return total_of(p.sums, tasks)

@@ -102,11 +102,67 @@ cdef inline double weighted(double value, double weight) noexcept nogil:
     return value * weight if value != 0 else 0  # the loss of an ignored sample, whatever its weight
 
 
+cdef inline double settle_work(Work* work, Py_ssize_t lanes) noexcept nogil:
+    """The sum of what has been added up in so many lanes, which start again from 0."""
+    cdef double total = 0, error = 0
+    cdef Py_ssize_t i
+    for i in range(lanes):
+        add(&total, &error, settle(work.total[i], work.error[i]))
+        work.total[i] = work.error[i] = 0
+    return settle(total, error)
+
+
+cdef inline double total_of(const double* sums, Py_ssize_t tasks) noexcept nogil:
+    """The sums of all tasks, added up in their order."""
+    cdef double total = 0, error = 0
+    cdef Py_ssize_t task
+    for task in range(tasks):
+        add(&total, &error, sums[task])
+    return settle(total, error)
+
+
 # --- one block of one sample -------------------------------------------------------------------------------------
 
 
 cdef inline char* sample_at(const Tensor* tensor, Py_ssize_t inner, Py_ssize_t s) noexcept nogil:
     return tensor.data + ((s // inner) * tensor.outer + (s % inner) * tensor.inner) * tensor.itemsize
+
+
+cdef inline void load_any(
+    const Tensor* tensor, const char* source, Py_ssize_t step, Py_ssize_t count, real* block
+) noexcept nogil:
+    """`load` from an array of whatever type."""
+    if tensor.storage == FLOAT32:
+        load(<const float*>source, step, count, block)
+    elif tensor.storage == FLOAT64:
+        load(<const double*>source, step, count, block)
+    elif tensor.storage == FLOAT16:
+        load(<const half*>source, step, count, block)
+    else:
+        load(<const bfloat16*>source, step, count, block)
+
+
+cdef inline void store_any(
+    const Tensor* tensor, char* place, Py_ssize_t step, Py_ssize_t count, const real* block, Sink* sink
+) noexcept nogil:
+    """`store` into an array of whatever type; past the cache if there is a sink, for which `step` is 1."""
+    cdef uint16_t narrowed[BLOCK]
+    cdef char* target = place
+    if sink != NULL and is_native(tensor, block):
+        send(sink, place, <const char*>block, count * tensor.itemsize)
+        return
+    if sink != NULL:
+        target = <char*>narrowed
+    if tensor.storage == FLOAT32:
+        store(block, count, <float*>target, step)
+    elif tensor.storage == FLOAT64:
+        store(block, count, <double*>target, step)
+    elif tensor.storage == FLOAT16:
+        store(block, count, <half*>target, step)
+    else:
+        store(block, count, <bfloat16*>target, step)
+    if sink != NULL:
+        send(sink, place, target, count * tensor.itemsize)
 
 
 cdef inline Py_ssize_t read(
@@ -115,14 +171,7 @@ cdef inline Py_ssize_t read(
     """Widen the b-th BLOCK of a sample's classes; returns the filled length."""
     cdef Py_ssize_t count = min(classes - b * BLOCK, BLOCK)
     cdef const char* source = sample + b * BLOCK * tensor.step * tensor.itemsize
-    if tensor.storage == FLOAT32:
-        load(<const float*>source, tensor.step, count, block)
-    elif tensor.storage == FLOAT64:
-        load(<const double*>source, tensor.step, count, block)
-    elif tensor.storage == FLOAT16:
-        load(<const half*>source, tensor.step, count, block)
-    else:
-        load(<const bfloat16*>source, tensor.step, count, block)
+    load_any(tensor, source, tensor.step, count, block)
     return fill_up(block, count, filler)
 
 
@@ -147,26 +196,10 @@ cdef inline const real* logits_block(
 
 cdef inline void write(const Job* job, Py_ssize_t s, Py_ssize_t b, const real* block, Work* work) noexcept nogil:
     """The b-th BLOCK of a sample's results."""
-    cdef uint16_t narrowed[BLOCK]
     cdef const Tensor* out = &job.out
-    cdef Py_ssize_t step = out.step, count = min(job.classes - b * BLOCK, BLOCK)
-    cdef char* place = sample_at(out, job.inner, s) + b * BLOCK * step * out.itemsize
-    cdef char* target = place
-    if job.streamed and is_plain(out, block):
-        send(&work.sink, place, <const char*>block, count * out.itemsize)
-        return
-    if job.streamed:
-        target = <char*>narrowed
-    if out.storage == FLOAT32:
-        store(block, count, <float*>target, step)
-    elif out.storage == FLOAT64:
-        store(block, count, <double*>target, step)
-    elif out.storage == FLOAT16:
-        store(block, count, <half*>target, step)
-    else:
-        store(block, count, <bfloat16*>target, step)
-    if job.streamed:
-        send(&work.sink, place, target, count * out.itemsize)
+    cdef char* place = sample_at(out, job.inner, s) + b * BLOCK * out.step * out.itemsize
+    cdef Py_ssize_t count = min(job.classes - b * BLOCK, BLOCK)
+    store_any(out, place, out.step, count, block, &work.sink if job.streamed else NULL)
 
 
 cdef inline double read_one(const Tensor* tensor, const char* sample, Py_ssize_t j) noexcept nogil:

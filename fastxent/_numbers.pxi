@@ -23,7 +23,6 @@ cdef extern from "_simd.h" nogil:
     void send "fx_send"(Sink* sink, char* target, const char* source, size_t bytes)
     void flush "fx_flush"(Sink* sink)
     double double_from "fx_double"(uint64_t bits)
-    float largest16 "fx_largest16"(const float* p)
     Py_ssize_t widen_halves "fx_widen_halves"(const half* x, Py_ssize_t count, float* y)
     Py_ssize_t narrow_to_halves "fx_narrow_to_halves"(const float* x, Py_ssize_t count, half* y)
 

@@ -73,19 +73,6 @@ static inline void fx_send(fx_sink* sink, char* target, const char* source, size
     memcpy(sink->line, source + whole, bytes - whole);
     sink->next = target + bytes;
 }
-/* Compilers take the last steps of this number by number, at three instructions for each. */
-static inline float fx_largest16(const float* p) {
-#ifdef __SSE2__
-    __m128 v = _mm_max_ps(_mm_max_ps(_mm_loadu_ps(p), _mm_loadu_ps(p + 4)),
-                          _mm_max_ps(_mm_loadu_ps(p + 8), _mm_loadu_ps(p + 12)));
-    v = _mm_max_ps(v, _mm_movehl_ps(v, v));
-    return _mm_cvtss_f32(_mm_max_ss(v, _mm_shuffle_ps(v, v, 1)));
-#else
-    float largest = p[0];
-    for (int i = 1; i < 16; i++) largest = p[i] > largest ? p[i] : largest;
-    return largest;
-#endif
-}
 /* float16 by the processor's own conversion, where the level has it; returns how many it has done. */
 static inline ptrdiff_t fx_widen_halves(const fx_half* x, ptrdiff_t count, float* y) {
     ptrdiff_t i = 0;

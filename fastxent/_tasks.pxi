@@ -58,8 +58,6 @@ cdef void run_lanes(const Job* job, Py_ssize_t begin, Py_ssize_t end, Work* work
 cdef double run_task(const Job* job, Py_ssize_t begin, Py_ssize_t end, void* scratch) noexcept nogil:
     """Some samples; the sum of their weighted losses where that is asked for."""
     cdef Work work
-    cdef double total = 0, error = 0
-    cdef Py_ssize_t lane
     memset(&work, 0, sizeof(work))
     if job.x.storage == FLOAT64:
         if job.lanes:
@@ -72,9 +70,7 @@ cdef double run_task(const Job* job, Py_ssize_t begin, Py_ssize_t end, void* scr
         run_rows(job, begin, end, <float*>scratch, &work)
     if job.streamed:
         flush(&work.sink)
-    for lane in range(LANES if job.lanes else 1):
-        add(&total, &error, settle(work.total[lane], work.error[lane]))
-    return settle(total, error)
+    return settle_work(&work, LANES if job.lanes else 1)
 
 
 cdef struct Share:  # what the tasks of a call have in common
@@ -96,8 +92,7 @@ cdef void do_task(void* context, Py_ssize_t task, int thread) noexcept nogil:
 cdef double run(Job* job, int num_threads) noexcept nogil:
     """Deal the samples out in tasks of about GRAIN elements, and add up their sums in order."""
     cdef Share share
-    cdef double total = 0, error = 0
-    cdef Py_ssize_t tasks, task
+    cdef Py_ssize_t tasks
     cdef int team
     share.job = job
     job.team = num_threads
@@ -114,9 +109,7 @@ cdef double run(Job* job, int num_threads) noexcept nogil:
         share.scratch = <char*>malloc(team * share.kept)  # NULL will do too, it is only slower
     deal(do_task, &share, tasks, team)
     free(share.scratch)
-    for task in range(tasks):
-        add(&total, &error, share.sums[task])
-    return settle(total, error)
+    return total_of(share.sums, tasks)
 
 
 # --- per-sample sums ---------------------------------------------------------------------------------------------
@@ -202,14 +195,12 @@ cdef double run_chunks(const Job* job, Py_ssize_t* bad, int num_threads) noexcep
     """Add up chunks whose bounds depend on the number of samples alone, in order."""
     cdef Share share
     cdef Py_ssize_t tasks, task
-    cdef double total = 0, error = 0
     share.job = job
     share.per_task = max(SAMPLES, (job.samples + MAX_TASKS - 1) // MAX_TASKS)
     tasks = (job.samples + share.per_task - 1) // share.per_task
     deal(do_chunk, &share, tasks, num_threads)
     bad[0] = -1
     for task in range(tasks):
-        add(&total, &error, share.sums[task])
         if job.operation == CHECK_TARGET and bad[0] < 0:
             bad[0] = share.bads[task]
-    return settle(total, error)
+    return total_of(share.sums, tasks)

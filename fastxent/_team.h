@@ -17,7 +17,7 @@ typedef void (*fx_body)(void* context, ptrdiff_t task, int thread);
 #include <pthread.h>
 #include <signal.h>
 #define FX_THREADS 1
-#define FX_MOMENT 1000 /* pauses: some 20 to 50 us, which is what waking a thread takes */
+#define FX_MOMENT 1000 /* pauses: tens of microseconds */
 
 #if defined(__x86_64__) || defined(__i386__)
 #define fx_pause() __builtin_ia32_pause()
