@@ -9,8 +9,11 @@ from setuptools import Extension, setup
 
 # Safe with nan and inf: neither errno nor the floating-point exception flags are read, and a fused multiply-add only
 # rounds once less. Nothing here lets the compiler reorder sums or assume finite numbers. A loop that calls a function
-# is no SIMD code, hence the limit for inlining.
-GCC_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-finline-limit=1000"]
+# is no SIMD code, hence the limit for inlining; one that is taken for a copy keeps its numbers in memory, for memcpy.
+GCC_FLAGS = [
+    "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-finline-limit=1000",
+    "-fno-tree-loop-distribute-patterns",
+]  # fmt: skip
 
 # module -> what it includes
 MODULES = {

@@ -10,6 +10,24 @@ cdef enum:
     BLOCK = 4096  # 16 KiB of float32: half of a 32 KiB L1, and short enough that lane sums stay accurate
 
 
+cdef struct Ahead:  # cache lines that a loop fetches for a later one: so many in each of its steps
+    const char* data  # of the first step
+    Py_ssize_t stride  # bytes from step to step
+    Py_ssize_t lines
+
+
+cdef inline Ahead ahead_of(const char* data, Py_ssize_t stride, Py_ssize_t lines) noexcept nogil:
+    cdef Ahead ahead
+    ahead.data, ahead.stride, ahead.lines = data, stride, lines
+    return ahead
+
+
+cdef inline void fetch(const Ahead* ahead, Py_ssize_t step) noexcept nogil:
+    cdef Py_ssize_t line
+    for line in range(ahead.lines):
+        prefetch(ahead.data + step * ahead.stride + line * 64)
+
+
 cdef inline Py_ssize_t fill_up(real* block, Py_ssize_t count, real value) noexcept nogil:
     """Fill the block up to a multiple of LANES and return that multiple."""
     cdef Py_ssize_t j, full = (count + LANES - 1) // LANES * LANES
@@ -49,22 +67,30 @@ cdef inline real lanes_max(const real* lanes) noexcept nogil:
     )
 
 
+cdef inline Py_ssize_t past_line(const real* x) noexcept nogil:
+    """How many numbers lie between the beginning of x's cache line and x: loads across lines take twice as long."""
+    return <Py_ssize_t>(<size_t>x % 64 // sizeof(real))
+
+
 cdef inline real block_max(const real* block, Py_ssize_t count) noexcept nogil:
     """The largest number, nan passed over; -inf for nan alone."""
     cdef real lanes[LANES]
-    cdef Py_ssize_t lane, start = 0
+    cdef Py_ssize_t lane, start = LANES - past_line(block)
     for lane in range(LANES):
         lanes[lane] = -INFINITY
     if count < LANES:
         for lane in range(count):
             lanes[0] = larger(block[lane], lanes[0])
         return lanes[0]
-    while True:
+    for lane in range(LANES):
+        lanes[lane] = larger(block[lane], lanes[lane])
+    while start + LANES < count:
         for lane in range(LANES):
             lanes[lane] = larger(block[start + lane], lanes[lane])
-        if start + LANES >= count:
-            return lanes_max(lanes)
-        start = min(start + LANES, count - LANES)  # the last lanes overlap, which does a maximum no harm
+        start += LANES
+    for lane in range(LANES):  # the first and the last lanes overlap others, which does a maximum no harm
+        lanes[lane] = larger(block[count - LANES + lane], lanes[lane])
+    return lanes_max(lanes)
 
 
 cdef inline Py_ssize_t block_find(const real* block, Py_ssize_t count, real value) noexcept nogil:
@@ -76,24 +102,19 @@ cdef inline Py_ssize_t block_find(const real* block, Py_ssize_t count, real valu
 
 
 cdef inline void add_exp(
-    const real* x, Py_ssize_t groups, real top, bint apart, real* e, real* total, real* rest, const char* ahead,
-    Py_ssize_t lines,
+    const real* x, Py_ssize_t groups, real top, bint apart, real* e, real* total, real* rest, const Ahead* ahead
 ) noexcept nogil:
-    """e = exp(x - top) (NULL: nowhere), added to the lanes of `total`, and if `apart` where x != top also to `rest`.
-
-    Meanwhile what is needed soon is fetched: so many cache lines for each group, from `ahead` on.
-    """
+    """e = exp(x - top) (NULL: nowhere), added to the lanes of `total`, and if `apart` where x != top also to `rest`."""
     cdef real totals[LANES]  # what nothing else can point to stays in registers
     cdef real rests[LANES]
     cdef real values[LANES]
     cdef real zero = 0
     cdef bint below
-    cdef Py_ssize_t j, lane, line
+    cdef Py_ssize_t j, lane
     for lane in range(LANES):
         totals[lane], rests[lane] = total[lane], rest[lane]
     for j in range(groups):
-        for line in range(lines):
-            prefetch(ahead + (j * lines + line) * 64)
+        fetch(ahead, j)
         for lane in range(LANES):
             values[lane] = x[j * LANES + lane] - top
         for lane in range(LANES):
@@ -110,25 +131,26 @@ cdef inline void add_exp(
 
 
 cdef inline double block_exp_sum(
-    const real* x, Py_ssize_t count, real top, bint apart, real* e, const char* ahead, Py_ssize_t lines
+    const real* x, Py_ssize_t count, real top, bint apart, real* e, const Ahead* ahead
 ) noexcept nogil:
     """e = exp(x - top), which may replace x or be NULL, and its sum, if `apart` without one class where x = top."""
     cdef real total[LANES]
     cdef real rest[LANES]
     cdef real edge[LANES]
+    cdef Ahead none = ahead_of(NULL, 0, 0)
     cdef double sum_, others
     cdef Py_ssize_t lane, groups = count // LANES, tail = count // LANES * LANES
     for lane in range(LANES):
         total[lane] = rest[lane] = 0
         edge[lane] = -INFINITY
     if apart:
-        add_exp(x, groups, top, True, e, total, rest, ahead, lines)
+        add_exp(x, groups, top, True, e, total, rest, ahead)
     else:
-        add_exp(x, groups, top, False, e, total, rest, ahead, lines)
+        add_exp(x, groups, top, False, e, total, rest, ahead)
     if tail < count:
         for lane in range(count - tail):
             edge[lane] = x[tail + lane]
-        add_exp(edge, 1, top, apart, edge, total, rest, ahead, 0)
+        add_exp(edge, 1, top, apart, edge, total, rest, &none)
         for lane in range(count - tail if e != NULL else 0):
             e[tail + lane] = edge[lane]
     sum_ = lanes_sum(total)
@@ -140,7 +162,7 @@ cdef inline double block_exp_sum(
 
 cdef inline void add_dense(
     const real* x, const real* target, const real* weight, Py_ssize_t groups, real top, real keep, real spread,
-    real* mass, real* cross,
+    real* mass, real* cross, const Ahead* ahead,
 ) noexcept nogil:
     """q = weight * (keep * target + spread) and q * (x - top), added to lanes; q = 0 counts 0 even against inf."""
     cdef real masses[LANES]  # what nothing else can point to stays in registers
@@ -150,6 +172,7 @@ cdef inline void add_dense(
     for lane in range(LANES):
         masses[lane], crosses[lane] = mass[lane], cross[lane]
     for j in range(groups):
+        fetch(ahead, j)
         for lane in range(LANES):
             q = smoothed(weight[j * LANES + lane], keep, target[j * LANES + lane], spread)
             term = q * (x[j * LANES + lane] - top)
@@ -161,22 +184,23 @@ cdef inline void add_dense(
 
 cdef inline void block_target(
     const real* x, const real* target, const real* weight, Py_ssize_t count, real top, real keep, real spread,
-    double* mass, double* cross,
+    double* mass, double* cross, const Ahead* ahead,
 ) noexcept nogil:
     """The sums of what `add_dense` adds."""
     cdef real masses[LANES]
     cdef real crosses[LANES]
     cdef real edge[3 * LANES]
     cdef Py_ssize_t i, lane, tail = count // LANES * LANES
+    cdef Ahead none = ahead_of(NULL, 0, 0)
     for lane in range(LANES):
         masses[lane] = crosses[lane] = 0
-    add_dense(x, target, weight, count // LANES, top, keep, spread, masses, crosses)
+    add_dense(x, target, weight, count // LANES, top, keep, spread, masses, crosses, ahead)
     if tail < count:
         for i in range(3 * LANES):
             edge[i] = 0
         for i in range(count - tail):
             edge[i], edge[LANES + i], edge[2 * LANES + i] = x[tail + i], target[tail + i], weight[tail + i]
-        add_dense(edge, edge + LANES, edge + 2 * LANES, 1, top, keep, spread, masses, crosses)
+        add_dense(edge, edge + LANES, edge + 2 * LANES, 1, top, keep, spread, masses, crosses, &none)
     mass[0] += lanes_sum(masses)
     cross[0] += lanes_sum(crosses)
 

@@ -63,9 +63,6 @@ cdef inline const real* elements(
 ) noexcept nogil:
     """A block where it lies if it can be computed with there, else widened into the buffer."""
     cdef const char* source = element_at(tensor, o, m, i)
-    cdef Py_ssize_t line
-    for line in range(count * tensor.itemsize // 64 if tensor.inner == 1 else 0):
-        prefetch(source + AHEAD + line * 64)
     if tensor.inner == 1 and is_native(tensor, buffer):
         return <const real*>source
     load_any(tensor, source, tensor.inner, count, buffer)

@@ -60,7 +60,7 @@ cdef struct Job:
     Operation operation
     Py_ssize_t samples, classes, inner
     Py_ssize_t blocks  # of BLOCK classes, for row kernels
-    Py_ssize_t tiles  # of TILE_CLASSES classes, for lane kernels
+    Py_ssize_t tile, tiles  # classes in a tile, and how many tiles, for lane kernels
     bint lanes  # whether lane kernels are to run
     bint precise  # for sums over samples: whether their numbers are doubles
     bint direct  # whether row kernels may compute where the result goes
@@ -220,6 +220,13 @@ cdef struct Dense:  # a target with a number for every class: weight * (keep * t
     void* targets  # room for a block; zeros where only a label is known
 
 
+cdef inline Ahead block_ahead(const Tensor* tensor, const char* sample, Py_ssize_t b) noexcept nogil:
+    """What to fetch during a pass over the b-th block: as much of what comes after it."""
+    cdef Py_ssize_t size = LANES * tensor.itemsize
+    cdef bint fetches = tensor.storage != NO_ARRAY and tensor.step == 1
+    return ahead_of(sample + b * BLOCK * tensor.itemsize + AHEAD, size, size // 64 if fetches else 0)
+
+
 cdef inline const real* weight_block(const Job* job, Py_ssize_t b, const Dense* dense, const real* _like) noexcept nogil:
     return <const real*>job.weight.data + b * BLOCK if job.weight.step else <const real*>dense.weights
 
@@ -228,11 +235,8 @@ cdef inline const real* target_block(
     const Job* job, Py_ssize_t s, Py_ssize_t b, const Dense* dense, const real* _like
 ) noexcept nogil:
     cdef const char* sample = sample_at(&job.y, job.inner, s)
-    cdef Py_ssize_t line, size = min(job.classes - b * BLOCK, BLOCK) * job.y.itemsize
     if job.y.storage == NO_ARRAY:
         return <const real*>dense.targets
-    for line in range(size // 64 if job.y.step == 1 else 0):
-        prefetch(sample + b * BLOCK * job.y.itemsize + AHEAD + line * 64)
     return logits_block(&job.y, sample, b, job.classes, <real*>dense.targets)
 
 

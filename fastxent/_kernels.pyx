@@ -28,7 +28,6 @@ cnp.import_array()
 
 cdef enum:
     FEW_SAMPLES = 8  # up to here samples of very many classes are split
-    FEW_CLASSES = 160  # contiguous classes up to here go to lane kernels
     STREAM_BYTES = 1 << 24  # results of this size pass the cache by: with the logits they would not fit in most
     MAX_LANE_CLASSES = 1 << 24  # lane kernels keep class numbers in the computing type
 
@@ -92,7 +91,8 @@ cdef Job new_job(Operation operation, cnp.ndarray x, cnp.ndarray y, cnp.ndarray 
     job.samples = cnp.PyArray_DIM(x, 0) * job.inner
     job.classes = cnp.PyArray_DIM(x, 1)
     job.blocks = (job.classes + BLOCK - 1) // BLOCK
-    job.tiles = (job.classes + TILE_CLASSES - 1) // TILE_CLASSES
+    job.tile = TILE_CLASSES if out is None else MOST_CLASSES
+    job.tiles = (job.classes + job.tile - 1) // job.tile
     job.inner = max(1, job.inner)
     job.x = as_tensor(x)
     if y is not None:
@@ -121,7 +121,7 @@ cdef bint use_lanes(const Job* job) noexcept:
     if job.operation == NLL or job.classes > MAX_LANE_CLASSES:
         return False
     if job.x.step == 1 or job.classes == 1:
-        return job.classes <= FEW_CLASSES
+        return job.classes <= MOST_CLASSES
     return lane_step(&job.x, job) == 1 and (job.inner == 1 or job.inner >= LANES // 4)
 
 

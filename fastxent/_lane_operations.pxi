@@ -28,7 +28,7 @@ cdef inline void softmax_tile(
         state[FACTOR + lane] = state[MINUS + lane] / (one + state[REST + lane])
     for b in range(job.tiles):
         exponential_tile(job, first, count, b, state, tile)
-        for c in range(min(job.classes - b * TILE_CLASSES, TILE_CLASSES)):
+        for c in range(min(job.classes - b * job.tile, job.tile)):
             for lane in range(LANES):
                 tile[c * LANES + lane] = tile[c * LANES + lane] * state[FACTOR + lane]
         write_tile(job, first, count, b, tile, work)
@@ -142,12 +142,12 @@ cdef inline bint read_labels(const Job* job, Py_ssize_t first, Py_ssize_t count,
     return skips != 0
 
 
-cdef inline void pick_labels(const real* tile, Py_ssize_t b, Py_ssize_t classes, real* state) noexcept nogil:
+cdef inline void pick_labels(const real* tile, Py_ssize_t begin, Py_ssize_t classes, real* state) noexcept nogil:
     """BELOW = x[label], where the label is in this tile."""
     cdef real label[LANES]
     cdef real at_label[LANES]
     cdef real value  # loaded first: a load that depends on a condition is no SIMD code below AVX
-    cdef real c_real = <real>(b * TILE_CLASSES), one = 1
+    cdef real c_real = <real>begin, one = 1
     cdef Py_ssize_t c, lane
     for lane in range(LANES):
         label[lane], at_label[lane] = state[LABEL + lane], state[BELOW + lane]
@@ -192,20 +192,20 @@ cdef inline void cross_entropy_gradient_tile(
     for b in range(job.tiles):
         exponential_tile(job, first, count, b, state, tile)
         if q != NULL and job.tiles > 1:
-            read_target_tile(job, first, count, b, min(job.classes - b * TILE_CLASSES, TILE_CLASSES), q)
-        finish_gradient(tile, q, b, min(job.classes - b * TILE_CLASSES, TILE_CLASSES), skips, state)
+            read_target_tile(job, first, count, b, min(job.classes - b * job.tile, job.tile), q)
+        finish_gradient(tile, q, b * job.tile, min(job.classes - b * job.tile, job.tile), skips, state)
         write_tile(job, first, count, b, tile, work)
 
 
 cdef inline void finish_gradient(
-    real* tile, const real* q, Py_ssize_t b, Py_ssize_t classes, bint skips, const real* state
+    real* tile, const real* q, Py_ssize_t begin, Py_ssize_t classes, bint skips, const real* state
 ) noexcept nogil:
     """From exp(x - top) to FACTOR * exp(x - top) - MINUS * q, or PATCH for LABEL and for all of a skipped sample."""
     cdef real factor[LANES]
     cdef real patch[LANES]
     cdef real label[LANES]
     cdef real minus[LANES]
-    cdef real g, value, c_real = <real>(b * TILE_CLASSES), zero = 0, one = 1
+    cdef real g, value, c_real = <real>begin, zero = 0, one = 1
     cdef Py_ssize_t c, lane
     for lane in range(LANES):
         factor[lane], patch[lane] = state[FACTOR + lane], state[PATCH + lane]
@@ -249,13 +249,15 @@ cdef inline void softmax_vjp_tile(
 ) noexcept nogil:
     """`softmax_vjp_sample` for LANES samples."""
     cdef Py_ssize_t b, c, lane, classes
+    cdef Ahead ahead
     set_lanes(state + MASS, <real>0)
     set_lanes(state + CROSS, <real>0)
     set_lanes(state + TOP, <real>0)
     for b in range(job.tiles):
         classes = read_tile(&job.x, job, first, count, b, p)
         read_tile(&job.y, job, first, count, b, g)
-        add_target(g, p, classes, state)
+        ahead = tile_ahead(&job.y, job, first, b, classes)
+        add_target(g, p, classes, state, &ahead)
     for b in range(job.tiles):
         classes = read_tile(&job.x, job, first, count, b, p)
         read_tile(&job.y, job, first, count, b, g)
@@ -270,12 +272,14 @@ cdef inline void log_softmax_vjp_tile(
 ) noexcept nogil:
     """`log_softmax_vjp_sample` for LANES samples."""
     cdef Py_ssize_t b, c, lane, classes
+    cdef Ahead ahead
     set_lanes(state + MASS, <real>0)
     set_lanes(state + CROSS, <real>0)
     set_lanes(state + TOP, <real>0)
     for b in range(job.tiles):
         classes = read_tile(&job.y, job, first, count, b, g)
-        add_target(g, g, classes, state)
+        ahead = tile_ahead(&job.y, job, first, b, classes)
+        add_target(g, g, classes, state, &ahead)
     for b in range(job.tiles):
         classes = read_tile(&job.x, job, first, count, b, p)
         read_tile(&job.y, job, first, count, b, g)

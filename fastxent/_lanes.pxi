@@ -29,6 +29,7 @@ cdef inline void scan_tile(
 ) noexcept nogil:
     """One pass over the classes of LANES samples, as `scan` of one; a single tile is left holding exp(x - top)."""
     cdef Py_ssize_t b, classes
+    cdef Ahead ahead
     set_lanes(state + REST, <real>0)
     set_lanes(state + LOST, <real>0)
     set_lanes(state + MASS, <real>0)
@@ -38,21 +39,23 @@ cdef inline void scan_tile(
     set_lanes(state + AT, <real>-1)
     for b in range(job.tiles):
         classes = read_tile(&job.x, job, first, count, b, tile)
-        raise_tops(tile, b, classes, state)
+        raise_tops(tile, b * job.tile, classes, state)
         if job.labels != NULL:
-            pick_labels(tile, b, classes, state)
+            pick_labels(tile, b * job.tile, classes, state)
         if q != NULL:
             read_target_tile(job, first, count, b, classes, q)
-            add_target(tile, q, classes, state)
-        add_exponentials(tile, b, classes, state)
+            ahead = tile_ahead(&job.y, job, first, b, classes)
+            add_target(tile, q, classes, state, &ahead)
+        ahead = tile_ahead(&job.x, job, first, b, classes)
+        add_exponentials(tile, b * job.tile, classes, state, &ahead)
 
 
-cdef inline void raise_tops(const real* tile, Py_ssize_t b, Py_ssize_t classes, real* state) noexcept nogil:
+cdef inline void raise_tops(const real* tile, Py_ssize_t begin, Py_ssize_t classes, real* state) noexcept nogil:
     """The new maximum and its class in every lane; what was summed under the old one is rescaled."""
     cdef real top[LANES]  # what nothing else can point to stays in registers
     cdef real at[LANES]
     cdef real value, rest, lost, mass, cross, before, rise, scale, zero = 0, one = 1
-    cdef real c_real = <real>(b * TILE_CLASSES)
+    cdef real c_real = <real>begin
     cdef Py_ssize_t c, lane
     for lane in range(LANES):
         top[lane], at[lane] = state[TOP + lane], state[AT + lane]
@@ -62,7 +65,7 @@ cdef inline void raise_tops(const real* tile, Py_ssize_t b, Py_ssize_t classes, 
             at[lane] = at[lane] if value == top[lane] else c_real
             top[lane] = value
         c_real += one
-    for lane in range(LANES if b > 0 else 0):
+    for lane in range(LANES if begin > 0 else 0):
         before = state[TOP + lane]
         rise = top[lane] - before  # may overflow to inf
         rise = rise if before != -INFINITY else zero  # nothing has been summed yet
@@ -81,14 +84,16 @@ cdef inline real finite_top(real top) noexcept nogil:
     return top if top != -INFINITY else <real>0  # -inf - -inf would be nan
 
 
-cdef inline void add_exponentials(real* tile, Py_ssize_t b, Py_ssize_t classes, real* state) noexcept nogil:
+cdef inline void add_exponentials(
+    real* tile, Py_ssize_t begin, Py_ssize_t classes, real* state, const Ahead* ahead
+) noexcept nogil:
     """tile = exp(x - top), added to REST without the largest term."""
     cdef real total[LANES]
     cdef real part[LANES]
     cdef real tops[LANES]
     cdef real at[LANES]
     cdef real values[LANES]
-    cdef real c_real = <real>(b * TILE_CLASSES), zero = 0, one = 1
+    cdef real c_real = <real>begin, zero = 0, one = 1
     cdef Py_ssize_t c, lane, start = 0
     for lane in range(LANES):
         total[lane] = 0
@@ -97,6 +102,7 @@ cdef inline void add_exponentials(real* tile, Py_ssize_t b, Py_ssize_t classes, 
         for lane in range(LANES):
             part[lane] = 0
         for c in range(start, min(start + GROUP, classes)):
+            fetch(ahead, c)
             for lane in range(LANES):
                 values[lane] = exp_negative(<real>(tile[c * LANES + lane] - tops[lane]))
             for lane in range(LANES):
@@ -111,7 +117,9 @@ cdef inline void add_exponentials(real* tile, Py_ssize_t b, Py_ssize_t classes, 
     add_lanes(state + REST, state + LOST, values)
 
 
-cdef inline void add_target(const real* tile, const real* q, Py_ssize_t classes, real* state) noexcept nogil:
+cdef inline void add_target(
+    const real* tile, const real* q, Py_ssize_t classes, real* state, const Ahead* ahead
+) noexcept nogil:
     """MASS and CROSS of one tile of q."""
     cdef real mass[LANES]
     cdef real cross[LANES]
@@ -124,6 +132,7 @@ cdef inline void add_target(const real* tile, const real* q, Py_ssize_t classes,
         set_lanes(mass, <real>0)
         set_lanes(cross, <real>0)
         for c in range(start, min(start + GROUP, classes)):
+            fetch(ahead, c)
             for lane in range(LANES):
                 term = q[c * LANES + lane] * (tile[c * LANES + lane] - tops[lane])
                 mass[lane] += q[c * LANES + lane]

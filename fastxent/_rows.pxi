@@ -38,7 +38,7 @@ cdef inline Row scan_blocks(
     cdef const real* x
     cdef bint raised
     cdef const char* sample = sample_at(&job.x, job.inner, s)
-    cdef Py_ssize_t lines = LANES * job.x.itemsize // 64 if job.x.step == 1 else 0
+    cdef Ahead ahead
     row.top = -INFINITY
     row.at = -1
     row.rest = row.mass = row.cross = 0
@@ -57,13 +57,14 @@ cdef inline Row scan_blocks(
                 row.at = b * BLOCK + block_find(x, count, <real>block_top)
         top = <real>(row.top if row.top != -INFINITY else 0)
         if dense != NULL:
+            ahead = block_ahead(&job.y, sample_at(&job.y, job.inner, s), b)
             block_target(
                 x, target_block(job, s, b, dense, block), weight_block(job, b, dense, block), count, top,
-                <real>dense.keep, <real>dense.spread, &row.mass, &row.cross,
+                <real>dense.keep, <real>dense.spread, &row.mass, &row.cross, &ahead,
             )
+        ahead = block_ahead(&job.x, sample, b)
         row.rest += block_exp_sum(
-            x, count, top, raised, NULL if kept == NULL else kept + b * BLOCK,
-            sample + b * BLOCK * job.x.itemsize + AHEAD, lines,
+            x, count, top, raised, NULL if kept == NULL else kept + b * BLOCK, &ahead
         )
         tops[b % MAX_KEPT] = row.top
     return row
@@ -100,10 +101,11 @@ cdef inline void scaled_exponentials(
     cdef Py_ssize_t j, count = min(job.classes - b * BLOCK, BLOCK)
     cdef real* result = result_block(job, s, b, block)
     cdef const real* e = block
+    cdef Ahead none = ahead_of(NULL, 0, 0)
     if p.kept == NULL:
         block_exp_sum(
             logits_block(&job.x, sample_at(&job.x, job.inner, s), b, job.classes, block), count, <real>p.row.top,
-            False, block, NULL, 0,
+            False, block, &none,
         )
     else:
         e = <const real*>p.kept + b * BLOCK
@@ -313,15 +315,17 @@ cdef inline void nll_sample(
     cdef const char* sample = sample_at(&job.x, job.inner, s)
     cdef double loss = 0, hot = 0, mass = 0
     cdef Py_ssize_t b, label = -1
+    cdef Ahead ahead
     if job.y.storage == NO_ARRAY:
         label = job.labels[s]
         hot = (<const real*>job.weight.data)[label * job.weight.step]
         loss = hot * read_one(&job.x, sample, label)
     else:
         for b in range(job.blocks):
+            ahead = block_ahead(&job.y, sample_at(&job.y, job.inner, s), b)
             block_target(
                 logits_block(&job.x, sample, b, job.classes, block), target_block(job, s, b, dense, block),
-                weight_block(job, b, dense, block), min(job.classes - b * BLOCK, BLOCK), 0, 1, 0, &mass, &loss,
+                weight_block(job, b, dense, block), min(job.classes - b * BLOCK, BLOCK), 0, 1, 0, &mass, &loss, &ahead,
             )
     put_loss(job, s, <real>-loss, work)
     if job.out.storage != NO_ARRAY:

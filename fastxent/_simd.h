@@ -139,10 +139,11 @@ FX_TRANSPOSE4(fx_transpose4_double, double)
 #define FX_ROWS 16
 typedef __m512 fx_wide;
 static inline fx_wide fx_load_rows(const float* p, ptrdiff_t rows4) {
+    /* A masked broadcast is a load and a blend, an insertion would need the port of the shuffles. */
     fx_wide v = _mm512_castps128_ps512(_mm_loadu_ps(p));
-    v = _mm512_insertf32x4(v, _mm_loadu_ps(p + rows4), 1);
-    v = _mm512_insertf32x4(v, _mm_loadu_ps(p + 2 * rows4), 2);
-    return _mm512_insertf32x4(v, _mm_loadu_ps(p + 3 * rows4), 3);
+    v = _mm512_mask_broadcast_f32x4(v, 0x00F0, _mm_loadu_ps(p + rows4));
+    v = _mm512_mask_broadcast_f32x4(v, 0x0F00, _mm_loadu_ps(p + 2 * rows4));
+    return _mm512_mask_broadcast_f32x4(v, 0xF000, _mm_loadu_ps(p + 3 * rows4));
 }
 #define FX_PART(v, i) ((i) == 0 ? _mm512_castps512_ps128(v) : _mm512_extractf32x4_ps(v, i))
 #elif defined(__AVX2__)

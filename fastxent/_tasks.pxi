@@ -33,8 +33,8 @@ cdef void run_rows(const Job* job, Py_ssize_t begin, Py_ssize_t end, real* scrat
 
 cdef void run_lanes(const Job* job, Py_ssize_t begin, Py_ssize_t end, Work* work, const real* _like) noexcept nogil:
     """Tiles end where samples stop lying side by side: at the end of each inner axis."""
-    cdef real tile[BLOCK]
-    cdef real q[BLOCK]
+    cdef real tile[TILE]
+    cdef real q[TILE]
     cdef real state[STATE]
     cdef Py_ssize_t first = begin, count
     cdef Py_ssize_t run = job.inner if job.inner > 1 else job.samples

@@ -112,8 +112,10 @@ cdef inline void kl_div(const real* x, const real* y, const real* weight, Py_ssi
     cdef real p, term, zero = 0
     cdef Py_ssize_t j
     for j in range(count):
+        f[j] = log_of(y[j]) - x[j]
+    for j in range(count):
         p = y[j]
-        term = p * (log_of(p) - x[j])
+        term = p * f[j]
         f[j] = weight[j] * (term if p != zero else zero)
 
 

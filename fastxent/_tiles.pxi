@@ -3,7 +3,9 @@
 # A tile is a scratch array [class][lane] in the computing type.
 
 cdef enum:
-    TILE_CLASSES = BLOCK // LANES  # classes in one tile
+    TILE_CLASSES = 64  # in one tile, where each is read once: 16 KiB of float32, half of a 32 KiB L1
+    MOST_CLASSES = 160  # in one tile, where a second one would have to be read and transposed twice
+    TILE = MOST_CLASSES * LANES
 
 
 cdef inline void set_lanes(real* quantity, real value) noexcept nogil:
@@ -91,16 +93,12 @@ cdef inline void tile_to_rows(
 cdef inline void load_tile(
     const storage* source, Py_ssize_t class_step, Py_ssize_t lane_step, Py_ssize_t classes, Py_ssize_t count, real* tile
 ) noexcept nogil:
-    cdef real rows[BLOCK + LANES]
-    cdef Py_ssize_t c, lane, line
+    cdef real rows[TILE + LANES]
+    cdef Py_ssize_t c, lane
     if lane_step == 1:
         for c in range(classes):
-            for line in range(LANES * <Py_ssize_t>sizeof(storage) // 64):  # of the next tile
-                prefetch(<const char*>(source + c * class_step + LANES) + line * 64)
             load(source + c * class_step, 1, count, tile + c * LANES)
         return
-    for line in range((count * classes * <Py_ssize_t>sizeof(storage) // 64) if class_step == 1 else 0):
-        prefetch(<const char*>source + line * 64 + AHEAD)
     if storage is real:  # nothing to widen: saves a copy where no load reaches beyond the array
         if class_step == 1 and classes >= 4 and count == LANES:
             rows_to_tile(source, lane_step, classes, count, tile)
@@ -117,8 +115,8 @@ cdef inline void store_tile(
     const real* tile, Py_ssize_t class_step, Py_ssize_t lane_step, Py_ssize_t classes, Py_ssize_t count,
     storage* target, Sink* sink,
 ) noexcept nogil:
-    cdef real rows[BLOCK + LANES]
-    cdef storage narrowed[BLOCK]
+    cdef real rows[TILE + LANES]
+    cdef storage narrowed[TILE]
     cdef Py_ssize_t c, lane
     if lane_step == 1:
         for c in range(classes):
@@ -149,11 +147,11 @@ cdef inline Py_ssize_t lane_step(const Tensor* tensor, const Job* job) noexcept 
 cdef inline Py_ssize_t read_tile(
     const Tensor* tensor, const Job* job, Py_ssize_t first, Py_ssize_t count, Py_ssize_t b, real* tile
 ) noexcept nogil:
-    """Widen the b-th TILE_CLASSES of `count` samples from `first` on; the other lanes are 0."""
+    """Widen the b-th tile of `count` samples from `first` on; the other lanes are 0."""
     cdef Py_ssize_t c, lane
-    cdef Py_ssize_t classes = min(job.classes - b * TILE_CLASSES, TILE_CLASSES)
+    cdef Py_ssize_t classes = min(job.classes - b * job.tile, job.tile)
     cdef Py_ssize_t step = lane_step(tensor, job)
-    cdef const char* source = sample_at(tensor, job.inner, first) + b * TILE_CLASSES * tensor.step * tensor.itemsize
+    cdef const char* source = sample_at(tensor, job.inner, first) + b * job.tile * tensor.step * tensor.itemsize
     if tensor.storage == FLOAT32:
         load_tile(<const float*>source, tensor.step, step, classes, count, tile)
     elif tensor.storage == FLOAT64:
@@ -168,14 +166,25 @@ cdef inline Py_ssize_t read_tile(
     return classes
 
 
+cdef inline Ahead tile_ahead(
+    const Tensor* tensor, const Job* job, Py_ssize_t first, Py_ssize_t b, Py_ssize_t classes
+) noexcept nogil:
+    """What to fetch during a pass over the classes of a tile: as much of what comes after it."""
+    cdef Py_ssize_t size = LANES * tensor.itemsize
+    cdef const char* tile = sample_at(tensor, job.inner, first) + b * job.tile * tensor.step * tensor.itemsize
+    if lane_step(tensor, job) == 1:
+        return ahead_of(tile + size, tensor.step * tensor.itemsize, size // 64)
+    return ahead_of(tile + max(AHEAD, classes * size), size, size // 64 if tensor.step == 1 else 0)
+
+
 cdef inline void write_tile(
     const Job* job, Py_ssize_t first, Py_ssize_t count, Py_ssize_t b, const real* tile, Work* work
 ) noexcept nogil:
     cdef const Tensor* tensor = &job.out
     cdef Sink* sink = &work.sink if job.streamed else NULL
-    cdef Py_ssize_t classes = min(job.classes - b * TILE_CLASSES, TILE_CLASSES)
+    cdef Py_ssize_t classes = min(job.classes - b * job.tile, job.tile)
     cdef Py_ssize_t step = lane_step(tensor, job)
-    cdef char* target = sample_at(tensor, job.inner, first) + b * TILE_CLASSES * tensor.step * tensor.itemsize
+    cdef char* target = sample_at(tensor, job.inner, first) + b * job.tile * tensor.step * tensor.itemsize
     if tensor.storage == FLOAT32:
         store_tile(tile, tensor.step, step, classes, count, <float*>target, sink)
     elif tensor.storage == FLOAT64:
@@ -190,7 +199,7 @@ cdef inline void read_target_tile(
     const Job* job, Py_ssize_t first, Py_ssize_t count, Py_ssize_t b, Py_ssize_t classes, real* q
 ) noexcept nogil:
     """q = weight * (keep * target + spread), the target being 0 where only labels are known."""
-    cdef const real* weight = <const real*>job.weight.data + b * TILE_CLASSES * job.weight.step
+    cdef const real* weight = <const real*>job.weight.data + b * job.tile * job.weight.step
     cdef real keep = job.keep, spread = job.spread, w
     cdef Py_ssize_t c, lane
     if job.y.storage == NO_ARRAY:
