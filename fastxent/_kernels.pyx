@@ -28,7 +28,7 @@ cnp.import_array()
 
 cdef enum:
     FEW_SAMPLES = 8  # up to here samples of very many classes are split
-    STREAM_BYTES = 1 << 24  # results of this size pass the cache by: with the logits they would not fit in most
+    STREAM_BYTES = 1 << 23  # results of this size pass the cache by: with the logits they would not fit in most
     MAX_LANE_CLASSES = 1 << 24  # lane kernels keep class numbers in the computing type
 
 cdef extern from *:

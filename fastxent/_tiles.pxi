@@ -91,8 +91,10 @@ cdef inline void tile_to_rows(
 
 
 cdef inline void load_tile(
-    const storage* source, Py_ssize_t class_step, Py_ssize_t lane_step, Py_ssize_t classes, Py_ssize_t count, real* tile
+    const storage* source, Py_ssize_t class_step, Py_ssize_t lane_step, Py_ssize_t classes, Py_ssize_t count, bint more,
+    real* tile,
 ) noexcept nogil:
+    """`more`: whether other samples follow, so that a few numbers behind the last row can be read."""
     cdef real rows[TILE + LANES]
     cdef Py_ssize_t c, lane
     if lane_step == 1:
@@ -100,7 +102,7 @@ cdef inline void load_tile(
             load(source + c * class_step, 1, count, tile + c * LANES)
         return
     if storage is real:  # nothing to widen: saves a copy where no load reaches beyond the array
-        if class_step == 1 and classes >= 4 and count == LANES:
+        if class_step == 1 and count == LANES and (classes >= 4 or more):
             rows_to_tile(source, lane_step, classes, count, tile)
             return
     if class_step == 1 and lane_step == classes:
@@ -151,15 +153,16 @@ cdef inline Py_ssize_t read_tile(
     cdef Py_ssize_t c, lane
     cdef Py_ssize_t classes = min(job.classes - b * job.tile, job.tile)
     cdef Py_ssize_t step = lane_step(tensor, job)
+    cdef bint more = first + count < job.samples and step >= job.classes
     cdef const char* source = sample_at(tensor, job.inner, first) + b * job.tile * tensor.step * tensor.itemsize
     if tensor.storage == FLOAT32:
-        load_tile(<const float*>source, tensor.step, step, classes, count, tile)
+        load_tile(<const float*>source, tensor.step, step, classes, count, more, tile)
     elif tensor.storage == FLOAT64:
-        load_tile(<const double*>source, tensor.step, step, classes, count, tile)
+        load_tile(<const double*>source, tensor.step, step, classes, count, more, tile)
     elif tensor.storage == FLOAT16:
-        load_tile(<const half*>source, tensor.step, step, classes, count, tile)
+        load_tile(<const half*>source, tensor.step, step, classes, count, more, tile)
     else:
-        load_tile(<const bfloat16*>source, tensor.step, step, classes, count, tile)
+        load_tile(<const bfloat16*>source, tensor.step, step, classes, count, more, tile)
     for c in range(classes if count < LANES else 0):
         for lane in range(count, LANES):
             tile[c * LANES + lane] = 0

@@ -176,7 +176,7 @@ def test_position_of_a_bad_label_does_not_depend_on_threads(backend, function, m
 
 @pytest.mark.parametrize("classes", [1000, 1001, 5003])
 def test_large_results(backend, classes):
-    # From 16 MiB on the gradient is stored past the cache, in lines of 64 bytes whose place in a row varies.
+    # From 8 MiB on the gradient is stored past the cache, in lines of 64 bytes whose place in a row varies.
     rng = np.random.default_rng(0)
     samples = 2**22 // classes + 1
     x = rng.standard_normal((samples, classes), np.float32)
