@@ -39,7 +39,8 @@ QUICK_SHAPES: tuple[Shape, ...] = ((32, 10), (1024, 10), (8192, 1000))
 
 ROTATION = 64 << 20  # bytes of logits that a measurement goes through, so that caches seldom hold the next ones
 MAX_PROBLEMS = 64
-PAUSE = 0.005  # seconds, in which the threads of the contender before stop spinning
+PAUSE = 0.005  # seconds
+MAX_PAUSES = 60
 BATCHES = 8  # of the calls of a round: enough for a median that one interruption does not move
 BUSY = 0.5  # load average from which on other processes disturb
 
@@ -204,7 +205,7 @@ def time_calls(contender: Contender) -> list[float]:
     batch = math.ceil(len(contender.calls) / BATCHES)
     samples = []
     with fx.config_context(**contender.settings):
-        time.sleep(PAUSE)
+        wait_for_quiet()
         for call in contender.calls:
             call()
         for calls in batched(contender.calls, batch):
@@ -213,6 +214,15 @@ def time_calls(contender: Contender) -> list[float]:
                 call()
             samples.append((time.perf_counter() - begin) / len(calls))
     return samples
+
+
+def wait_for_quiet() -> None:
+    """Until the threads of the contender before have stopped spinning, which some do for a tenth of a second."""
+    for _ in range(MAX_PAUSES):
+        begin = time.process_time()
+        time.sleep(PAUSE)
+        if time.process_time() - begin <= PAUSE / 10:
+            break
 
 
 def batched(calls: list[Call], size: int) -> list[list[Call]]:

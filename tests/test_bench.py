@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -230,3 +231,11 @@ def test_arithmetic_is_that_of_a_softmax(limits, in_double, tolerance, gradient,
     ends = np.where(np.arange(rows) % 2, -9.0, -8.0)
     expected = np.exp(row[:-1]).sum() + np.exp(ends).mean()
     np.testing.assert_allclose(limits.softmax_rows(rows, gradient, in_double, threads), expected, rtol=tolerance)
+
+
+def test_waits_until_other_threads_stop_spinning(monkeypatch):
+    used = iter([0, 1, 1, 2, 2, 2])  # seconds of the processor before and after each pause
+    pauses = []
+    monkeypatch.setattr(_bench, "time", SimpleNamespace(process_time=lambda: next(used), sleep=pauses.append))
+    _bench.wait_for_quiet()
+    assert len(pauses) == 3
