@@ -157,6 +157,8 @@ cdef inline double block_exp_sum(
     if not apart:
         return sum_
     others = lanes_sum(rest)
+    if sum_ - others < 1.5:  # a branch, so that what follows need not wait for the other sum
+        return others
     return others + (rint(sum_ - others) - 1)  # as many ones as there are classes with x = top
 
 

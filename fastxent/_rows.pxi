@@ -258,7 +258,9 @@ cdef inline void cross_entropy_sample(
         p.k = p.row.at
     put_loss(job, s, <real>loss, work)
     if job.out.storage != NO_ARRAY:
-        p.z = 2 * job.z_loss * lse
+        p.z = 0
+        if job.z_loss != 0:  # else the gradient would wait for the logarithm
+            p.z = 2 * job.z_loss * lse
         p.share = p.row.mass + p.hot + p.z
         p.e_k = exp_double(below)
         softmax_gradient(job, s, &p, block, work)
