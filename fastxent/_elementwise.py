@@ -216,9 +216,9 @@ def elementwise_loss(
         scalar = 1.0 if incoming is None else as_scalar_grad_output(incoming, reduction)
         factor = gradient_scale(scalar, ones(dtype), divisor, "mean")[1]
         if out is not None:
-            flags = check_out(out, x.dtype, x.shape)
+            check_out(out, x.dtype, x.shape)
             others = tuple(array for array in (y, weights, pos_weights, scale) if array is not None)
-            output = out if may_write(out, flags, x.dtype, (x,), others) else None
+            output = out if may_write(out, x.dtype, (x,), others) else None
     operands = Operands(x, y, weights, pos_weights, scale)
     total, losses, grad = _run(name, operands, factor, reduction == "none", axis, gradient is not None, output)
     loss = reduced_loss(total, divisor, "mean", dtype) if losses is None else _divided(losses, divisor)[()]

@@ -185,16 +185,16 @@ def as_output(
     """
     if out is None:
         return np.empty(layout.shape, dtype)
-    flags = check_out(out, dtype, layout.shape)
-    if not flags.c_contiguous and not np.may_share_memory(layout.split(out), out):
+    if not check_out(out, dtype, layout.shape) and not np.may_share_memory(layout.split(out), out):
         return np.empty(layout.shape, dtype)
-    if not may_write(out, flags, dtype, replaces, inputs):
+    if not may_write(out, dtype, replaces, inputs):
         return np.empty(layout.shape, dtype)
     return cast(Array, out)
 
 
-def may_write(out: Any, flags: Any, dtype: np.dtype[Any], replaces: tuple[Any, ...], inputs: tuple[Any, ...]) -> bool:
+def may_write(out: Any, dtype: np.dtype[Any], replaces: tuple[Any, ...], inputs: tuple[Any, ...]) -> bool:
     """Whether `out` is native, aligned, and overlaps no input but one that it is, if it may replace that."""
+    flags = out.flags
     if out.dtype is not dtype or not flags.aligned:
         return False
     owns = flags.owndata  # two arrays that own their memory do not share it, which is quick to see
@@ -226,8 +226,10 @@ def _same_place(a: Array, b: Array) -> bool:
     )
 
 
-def check_out(out: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
-    """Refuse an `out` that cannot take a result of this type and shape; its flags otherwise."""
+def check_out(out: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
+    """Refuse an `out` that cannot take a result of this type and shape; whether it is contiguous."""
+    if type(out) is np.ndarray and out.dtype is dtype and out.shape == shape and out.flags.carray:
+        return True
     if type(out) is not np.ndarray:
         as_array("out", out)
         if not isinstance(out, np.ndarray):
@@ -241,7 +243,7 @@ def check_out(out: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
         raise ValueError("out is read-only, expected a writeable array")
     if not flags.forc and _overlaps_itself(out):
         raise ValueError(f"out has strides {out.strides}, so that its elements may share memory")
-    return flags
+    return bool(flags.c_contiguous)
 
 
 def _overlaps_itself(array: Array) -> bool:
