@@ -19,6 +19,7 @@ from . import _numba_lanes as lanes
 from . import _numba_rows as rows
 from . import _numba_sums as sums
 from ._backends import Array
+from ._numba_blocks import BLOCK, KEPT
 from ._numba_trace import LANES
 
 GRAIN = 1 << 15  # elements in one task
@@ -126,23 +127,23 @@ def _computing(x: Array) -> Any:
 
 
 def logsumexp(x: Array, num_threads: int, out: Array) -> None:
-    _run("logsumexp", x, x, (), out, num_threads, rows.BLOCK)
+    _run("logsumexp", x, x, (), out, num_threads, BLOCK)
 
 
 def softmax(x: Array, scale: Array, num_threads: int, out: Array) -> None:
-    _run("softmax", x, x, (scale,), out, num_threads, rows.KEPT)
+    _run("softmax", x, x, (scale,), out, num_threads, KEPT)
 
 
 def log_softmax(x: Array, num_threads: int, out: Array) -> None:
-    _run("log_softmax", x, x, (), out, num_threads, rows.BLOCK)
+    _run("log_softmax", x, x, (), out, num_threads, BLOCK)
 
 
 def softmax_vjp(grad_output: Array, probs: Array, num_threads: int, out: Array) -> None:
-    _run("softmax_vjp", probs, grad_output, (grad_output,), out, num_threads, rows.BLOCK)
+    _run("softmax_vjp", probs, grad_output, (grad_output,), out, num_threads, BLOCK)
 
 
 def log_softmax_vjp(grad_output: Array, log_probs: Array, num_threads: int, out: Array) -> None:
-    _run("log_softmax_vjp", log_probs, grad_output, (grad_output,), out, num_threads, rows.BLOCK)
+    _run("log_softmax_vjp", log_probs, grad_output, (grad_output,), out, num_threads, BLOCK)
 
 
 def _not_empty(weight: Array) -> Array:
@@ -158,7 +159,7 @@ def _loss(
     targets = (target, None) if target.ndim == 1 else (None, target)
     losses = np.empty(x.shape[0] * _inner(x), _computing(x)) if loss is None else loss
     between = *targets, _not_empty(weight), scale, *coefficients, losses
-    _run(name, x, target, between, grad, num_threads, rows.BLOCK if grad is None else rows.KEPT)
+    _run(name, x, target, between, grad, num_threads, BLOCK if grad is None else KEPT)
     return weighted_sum(losses, scale, num_threads) if loss is None else 0.0
 
 

@@ -16,7 +16,7 @@ from ._formulas import (
     reciprocal,
     settle_lanes,
 )  # fmt: skip
-from ._numba_rows import Row
+from ._numba_blocks import Row
 from ._numba_trace import (
     FLOAT64,
     LANES,

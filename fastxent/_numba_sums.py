@@ -3,7 +3,7 @@
 from operator import add as plus
 
 from ._formulas import add, settle, settle_lanes
-from ._numba_rows import Constants, Row
+from ._numba_blocks import Constants, Row
 from ._numba_trace import (
     FLOAT64,
     INT64,
