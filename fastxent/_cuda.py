@@ -82,7 +82,7 @@ def _loss(
     samples = x.shape[0] * (x.shape[2] if len(x.shape) == 3 else 1)
     losses = loss or x.memory.empty((samples,), run.computing(x))
     run.rows(name, x, grad, target, weight, scale, None, losses, ignore_index, *numbers)
-    return 0.0 if loss else _number(run.sums("values", samples, losses, None, None, scale).total)
+    return 0.0 if loss else run.sums("values", samples, losses, None, None, scale).read()[0]
 
 
 @_there_and_back("loss", "grad")
@@ -91,7 +91,7 @@ def elementwise(
     loss: Array | None, grad: Array | None,
 ) -> float:  # fmt: skip
     left = run.elements(name, x, y, weight, pos_weight, scale, factor, loss, grad)
-    return 0.0 if left is None else _number(left.total)
+    return 0.0 if left is None else left.read()[0]
 
 
 @_there_and_back()
@@ -100,14 +100,10 @@ def check_target(
 ) -> tuple[int, float]:
     count: int = target.shape[0]
     left = run.sums("labels", count, None, weight, target, sample_weight, None, None, num_classes, ignore_index)
-    return int(_number(left.first)), _number(left.total)
+    total, first = left.read()
+    return first, total
 
 
 @_there_and_back()
 def weighted_sum(values: Array, weight: Array, num_threads: int) -> float:
-    return _number(run.sums("values", values.shape[0], values, None, None, weight).total)
-
-
-def _number(array: Any) -> float:
-    """The first number of an array of our own."""
-    return array.owner.copy_to_host()[0].item()  # type: ignore[no-any-return]
+    return run.sums("values", values.shape[0], values, None, None, weight).read()[0]  # type: ignore[no-any-return]

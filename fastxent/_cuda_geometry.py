@@ -12,8 +12,9 @@ from ._cuda_tiles import ITEMSIZE, VECTOR, Geometry
 
 BLOCK = 4 * WARP  # threads of a block whose samples are short
 WIDEST = min(16, WARP) * WARP  # threads of a block that shares a sample
+THREADS = 32 * WARP  # of a multiprocessor with 64 registers each
 CLUSTERS = (2, 4, 8)  # blocks; more than 8 are not portable
-HELD = 32 if WARP == 32 else 8  # numbers in a thread's registers: 64 registers, and so 1024 threads, or four blocks
+HELD = 32 if WARP == 32 else 8  # numbers in a thread's registers, of which it has 64 then
 # A warp holds twice as many for each thread: it waits for no other warp, so that fewer of them are enough.
 
 
@@ -23,16 +24,28 @@ def choose(classes, access, arrays, storages, clusters):
 
     `storages` are the types of all that is read and written, and `clusters` says whether blocks can share a sample.
     """
-    held = HELD // arrays // (2 if "float64" in storages else 1)
+    words = arrays * (2 if "float64" in storages else 1)  # registers for each number
+    held = HELD // words
     if access == "strided":
-        vectors = next((size for size in powers(1, held) if size >= classes), held)
-        return Geometry(1, BLOCK, vectors, 1, access, classes > vectors)
+        vectors = next((size for size in powers(1, held) if size >= classes), None)
+        return Geometry(1, BLOCK, vectors or held // 4, 1, access, vectors is None, 1, 4)
     width = max(VECTOR // ITEMSIZE[storage] for storage in storages)
     needed = classes + (width if access == "peeled" else 0)
     for threads, vectors, blocks in sizes(max(1, held // width), clusters):
         if width * threads * vectors * blocks >= needed:
-            return Geometry(threads, groups(threads), vectors, width, access, False, blocks)
-    return Geometry(WIDEST, 1, max(1, held // width), width, access, True)
+            resident = resident_blocks(threads, width * vectors * words, blocks, words)
+            return Geometry(threads, groups(threads), vectors, width, access, False, blocks, resident)
+    return Geometry(WIDEST, 1, max(1, held // width), width, access, True, 1, resident_blocks(WIDEST, HELD, 1, words))
+
+
+def resident_blocks(threads, held, blocks, words):
+    """Blocks on a multiprocessor for which registers are set aside, 0 if that is left to the compiler.
+
+    It would choose too few for small blocks, and spill, and more than 64 for large ones, so that only one would run.
+    """
+    if threads > WARP:
+        return 0 if blocks > 1 else max(1, THREADS // threads // words)
+    return 8 if held <= HELD // 2 else 4 if held < HELD else 3
 
 
 def sizes(most, clusters):
@@ -59,7 +72,7 @@ def powers(first, last):
 def lines(length, access, storages):
     """The geometry for single numbers: threads hold a vector of each array at a time."""
     if access == "strided":
-        return Geometry(1, BLOCK, 1, 1, access, True)
+        return Geometry(1, BLOCK, 1, 1, access, True, 1, 4)
     width = max(VECTOR // ITEMSIZE[storage] for storage in storages)
     threads = next((size for size in powers(1, 2 * BLOCK) if size * width >= length), 2 * BLOCK)
-    return Geometry(threads, groups(threads), 1, width, access, True)
+    return Geometry(threads, groups(threads), 1, width, access, True, 1, 2)

@@ -1,13 +1,11 @@
 """The device itself: memory of our own, copies, and kernels, which are compiled when first launched."""
 
-import warnings
 from functools import cache
-from threading import Lock
 from typing import Any
 
 import numpy as np
 
-from ._cuda_device import address_of, argument, cuda
+from ._cuda_device import address_of, cuda, start
 from ._cuda_package import SIMULATED, types
 from ._device import DeviceArray, Memory, contiguous_strides
 
@@ -21,28 +19,28 @@ STORED = {
 }  # fmt: skip
 
 _compiled: dict[Any, Any] = {}
-_one_launch = Lock()  # the simulator runs one kernel at a time
 
 
-def launch(kernel, blocks, threads, memory, *arguments):
-    """Run a kernel on arrays, integers, floats and tuples of numbers, on the stream and the device of this memory."""
+def launch(kernel, blocks, bounds, memory, *arguments):
+    """Run a kernel on arrays, integers, floats and tuples of numbers, on the stream and the device of this memory.
+
+    bounds: threads of a block, and how many blocks a multiprocessor has to have registers for.
+    """
     version = _compiled.get(kernel)
     if version is None:
-        version = _compiled[kernel] = compile_kernel(kernel, threads, arguments)
-    if SIMULATED:
-        simulate(version[blocks, threads], arguments)
-    elif memory.device:
+        version = _compiled[kernel] = compile_kernel(kernel, bounds, arguments)
+    if memory.device:
         with cuda.gpus[memory.device]:
-            version[blocks, threads, stream_of(memory.stream)](*map(argument, arguments))
+            start(version, blocks, bounds[0], memory.stream, arguments)
     else:
-        version[blocks, threads, stream_of(memory.stream)](*map(argument, arguments))
+        start(version, blocks, bounds[0], memory.stream, arguments)
 
 
-def compile_kernel(kernel, threads, arguments):
+def compile_kernel(kernel, bounds, arguments):
     """For these types of arguments, which are the same in all launches of a kernel."""
     if SIMULATED:
         return cuda.jit(kernel)
-    return cuda.jit(tuple(map(type_of, arguments)), launch_bounds=threads)(kernel)
+    return cuda.jit(tuple(map(type_of, arguments)), launch_bounds=bounds)(kernel)
 
 
 def type_of(value):
@@ -52,19 +50,6 @@ def type_of(value):
     if isinstance(value, tuple):
         return types.UniTuple(type_of(value[0]), len(value))
     return types.float64 if isinstance(value, float) else types.int64
-
-
-def simulate(version, arguments):
-    """Run a kernel in Python, where numbers overflow with a warning."""
-    with _one_launch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        version(*map(argument, arguments))
-
-
-@cache
-def stream_of(pointer):
-    """The stream of a library; 0 is the default stream."""
-    return cuda.external_stream(pointer) if pointer else cuda.default_stream()
 
 
 def what_is_missing():
@@ -117,9 +102,3 @@ def download(source, array):
 def constant(value, dtype):
     """A number as an array."""
     return upload(np.full(1, value, STORED[dtype][0]), dtype)
-
-
-def wait(memory):
-    """Until everything on its stream is done."""
-    if not SIMULATED:
-        stream_of(memory.stream).synchronize()

@@ -1,24 +1,26 @@
 """What to launch for arrays on a device: kernels, their geometry, and where each array begins and goes on."""
 
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from ._cuda_copy import AXES, copy_kernel, product_kernel
 from ._cuda_copy import THREADS as COPIERS
-from ._cuda_device import WARP
+from ._cuda_device import WARP, wait
 from ._cuda_elementwise import EACH, EVERYTHING, SAMPLES, Term, element_kernel
 from ._cuda_geometry import choose, lines
-from ._cuda_launch import constant, has_clusters, launch, upload, wait
+from ._cuda_launch import constant, has_clusters, launch, upload
 from ._cuda_pairs import pair_kernel
 from ._cuda_rows import Task, row_kernel
 from ._cuda_sums import THREADS, sum_kernel
 from ._cuda_tiles import VECTOR
-from ._device import DeviceArray
+from ._device import DeviceArray, Memory
 
 CHUNK = 32 * THREADS  # numbers in one sum over samples
 PIECE = 64 * WARP * 4  # numbers in one sum over single numbers
 NO_STEPS = (0, 0, 0)
+NOWHERE = Memory(lambda shape, dtype: (None, 0), 0)
 
 
 def computing(array):
@@ -26,9 +28,10 @@ def computing(array):
     return "float64" if array.dtype == "float64" else "float32"
 
 
-def missing(dtype, memory):
+@cache
+def missing(dtype):
     """Stands for an array that a kernel does not touch."""
-    return DeviceArray(0, (0,), NO_STEPS, dtype, memory)
+    return DeviceArray(0, (0,), NO_STEPS, dtype, NOWHERE)
 
 
 def one(dtype):
@@ -36,27 +39,37 @@ def one(dtype):
     return constant(1.0, dtype)
 
 
-def steps_of(array):
-    """Strides of an (outer, classes, inner) view, or of an (outer, classes) one."""
-    return array.strides if len(array.strides) == 3 else (*array.strides, 0)
+class Arrangement(NamedTuple):
+    """How some arrays are gone through together."""
+
+    shape: tuple[int, int, int]  # samples, classes, inner
+    steps: list[tuple[int, int, int]]  # strides of each array for (outer, class, inner)
+    access: str  # as in `Geometry`
 
 
 def arrange(*arrays):
-    """(samples, classes, inner), the strides of each array, and how they are accessed."""
-    outer, classes, inner = (*arrays[0].shape, 1)[:3]
-    present, steps = [array for array in arrays if array.pointer], [steps_of(array) for array in arrays]
-    used = [step for step, array in zip(steps, arrays, strict=True) if array.pointer]
-    if outer == 1 or all(step[0] == inner * step[2] for step in used):  # one step from each sample to the next
-        steps, samples_inner = [(step[2] if inner > 1 else step[0], step[1], 0) for step in steps], 1
+    """The arrangement of (outer, classes, inner) or (outer, classes) views, the first of which is not missing."""
+    return _arrange(arrays[0].shape, *[(a.strides, a.itemsize if a.pointer else 0, a.pointer % VECTOR) for a in arrays])
+
+
+@lru_cache(maxsize=1024)
+def _arrange(shape, *arrays):
+    """The same from strides, the size of an element or 0 for a missing array, and bytes past an aligned address."""
+    outer, classes, inner = (*shape, 1)[:3]
+    steps = [step if len(step) == 3 else (*step, 0) for step, _, _ in arrays]
+    used = [(step, size, past) for step, (_, size, past) in zip(steps, arrays, strict=True) if size]
+    if outer == 1 or all(step[0] == inner * step[2] for step, _, _ in used):  # one step from each sample to the next
+        which = 2 if inner > 1 else 0
+        steps, used = [(step[which], step[1], 0) for step in steps], [((u[0][which], *u[0][1:]), *u[1:]) for u in used]
+        samples, inner = outer * inner, 1
     else:
-        samples_inner = inner
+        samples = outer * inner
     access = "strided"
-    if samples_inner == 1 and classes > 1 and all(step[1] == 1 for step in used):
-        width = max(VECTOR // array.itemsize for array in present)
-        both = zip(used, present, strict=True)
-        whole = all((array.pointer | step[0] * array.itemsize) % VECTOR == 0 for step, array in both)
+    if inner == 1 and classes > 1 and all(step[1] == 1 for step, _, _ in used):
+        width = max(VECTOR // size for _, size, _ in used)
+        whole = all((past | step[0] * size) % VECTOR == 0 for step, size, past in used)
         access = "aligned" if whole and classes % width == 0 else "peeled"
-    return (outer * inner, classes, samples_inner), steps, access
+    return Arrangement((samples, classes, inner), steps, access)
 
 
 # --- samples -----------------------------------------------------------------------------------------------------
@@ -72,22 +85,30 @@ def rows(
     labelled = target is not None and target.dtype == "int64"
     form = "" if target is None else "probs" if not labelled else "smoothed" if spread else "label"
     labels, probs = (target, None) if labelled else (None, target)
-    task = Task(operation, x.dtype, form, probs.dtype if probs else "", out is not None)
-    y, written = probs or missing(x.dtype, memory), out or missing(x.dtype, memory)
+    y, written = probs or missing(x.dtype), out or missing(x.dtype)
     shape, steps, access = arrange(x, y, written)
     if shape[0] == 0:
         return
-    storages = (x.dtype, probs.dtype) if probs else (x.dtype,)
-    gathers = operation == "nll" and labelled and out is None  # one number of each sample
-    access, classes = ("strided", 1) if gathers else (access, shape[1])
-    geometry = choose(classes, access, 2 if task.dense else 1, storages, has_clusters())
+    target_storage = probs.dtype if probs else ""
+    kernel, geometry = _row_kernel(operation, x.dtype, form, target_storage, out is not None, shape[1], access)
     weight, scale = weight or one(kind), scale or one(kind)
     launch(
-        row_kernel(task, geometry), -(-shape[0] // geometry.samples) * geometry.blocks, geometry.block, memory,
-        x, y, written, labels or missing("int64", memory), weight, scale, denominator or one("float64"),
-        losses or missing(kind, memory), shape, *steps, (int(weight.shape[0] > 1), int(scale.shape[0] > 1)),
+        kernel, -(-shape[0] // geometry.samples) * geometry.blocks, geometry.bounds, memory,
+        x, y, written, labels or missing("int64"), weight, scale, denominator or one("float64"),
+        losses or missing(kind), shape, *steps, (int(weight.shape[0] > 1), int(scale.shape[0] > 1)),
         ignore_index, (keep, spread, z_loss), factor,
     )  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def _row_kernel(operation, storage, form, target_storage, writes, classes, access):
+    """The kernel for samples of so many classes, and its geometry."""
+    task = Task(operation, storage, form, target_storage, writes)
+    if operation == "nll" and task.labelled and not writes:  # one number of each sample
+        access, classes = "strided", 1
+    storages = (storage, target_storage) if target_storage else (storage,)
+    geometry = choose(classes, access, 2 if task.dense else 1, storages, has_clusters())
+    return row_kernel(task, geometry), geometry
 
 
 def pairs(operation, grad, probs, out):
@@ -97,7 +118,7 @@ def pairs(operation, grad, probs, out):
         return
     geometry = choose(shape[1], access, 2, (probs.dtype, grad.dtype), False)
     launch(
-        pair_kernel(operation, probs.dtype, grad.dtype, geometry), -(-shape[0] // geometry.samples), geometry.block,
+        pair_kernel(operation, probs.dtype, grad.dtype, geometry), -(-shape[0] // geometry.samples), geometry.bounds,
         probs.memory, grad, probs, out, shape, grad_steps, steps, out_steps,
     )  # fmt: skip
 
@@ -108,8 +129,13 @@ def pairs(operation, grad, probs, out):
 class Sums(NamedTuple):
     """What `sums` leaves."""
 
-    total: DeviceArray  # float64
-    first: DeviceArray  # int64: the first bad label, or -1
+    total: DeviceArray  # float64, the first of it
+    room: DeviceArray  # of the total and of the first bad label or -1, an int64
+
+    def read(self):
+        """Both as numbers, for which the host waits."""
+        totals, firsts = to_host(self.room)
+        return totals[0].item(), firsts.view(np.int64)[0].item()
 
 
 def sums(
@@ -117,27 +143,29 @@ def sums(
 ):  # fmt: skip
     """A kernel of `_cuda_sums`; its result, if wanted, is the total over denominator and divisor."""
     memory, kind = (values or labels).memory, values.dtype if values else weight.dtype
-    values, labels = values or missing(kind, memory), labels or missing("int64", memory)
+    values, labels = values or missing(kind), labels or missing("int64")
     weight, scale, denominator = weight or one(kind), scale or one(kind), denominator or one("float64")
     steps, blocks = (int(weight.shape[0] > 1), int(scale.shape[0] > 1)), max(1, -(-count // CHUNK))
-    totals, firsts = memory.empty((blocks + 1,), "float64"), memory.empty((blocks + 1,), "int64")
+    room = memory.empty((2, blocks + 1), "float64")
+    totals, firsts = part_of(room, 0, blocks + 1), part_of(room, blocks + 1, blocks + 1, "int64")
     result = result or totals
     arguments = values, weight, labels, scale, denominator
     numbers = steps, classes, ignore_index, float(divisor)
     if blocks > 1:
         parts = part_of(totals, 1, blocks), part_of(firsts, 1, blocks)
         kernel = sum_kernel(terms, kind, result.dtype)
-        launch(kernel, blocks, THREADS, memory, *arguments, *parts, result, count, CHUNK, *numbers)
+        launch(kernel, blocks, (THREADS,), memory, *arguments, *parts, result, count, CHUNK, *numbers)
         terms, kind, count = "parts", "float64", blocks
         arguments = parts[0], one("float64"), parts[1], one("float64"), denominator
     kernel = sum_kernel(terms, kind, result.dtype)
-    launch(kernel, 1, THREADS, memory, *arguments, totals, firsts, result, count, count, *numbers)
-    return Sums(part_of(totals, 0, 1), part_of(firsts, 0, 1))
+    launch(kernel, 1, (THREADS,), memory, *arguments, totals, firsts, result, count, count, *numbers)
+    return Sums(totals, room)
 
 
-def part_of(array, first, count):
-    """Some numbers of a contiguous array."""
-    return array._replace(pointer=array.pointer + first * array.itemsize, shape=(count,), strides=(1,))
+def part_of(array, first, count, dtype=""):
+    """Some numbers of a contiguous array, perhaps seen as of another type of the same size."""
+    pointer = array.pointer + first * array.itemsize
+    return DeviceArray(pointer, (count,), (1,), dtype or array.dtype, array.memory, array.owner)
 
 
 # --- single numbers ----------------------------------------------------------------------------------------------
@@ -153,16 +181,15 @@ def elements(name, x, y, weight, pos_weight, scale, factor, loss, grad, divisor=
     across = loss is not None and middle > 1 and loss.strides[1] == 0
     along = loss is not None and inner > 1 and loss.strides[2] == 0
     mode = EVERYTHING if loss is None else SAMPLES if across or along else EACH
-    arrays = x, y, weight, pos_weight, scale, loss or missing(kind, memory), grad or missing(x.dtype, memory)
+    arrays = x, y, weight, pos_weight, scale, loss or missing(kind), grad or missing(x.dtype)
     shape, steps = divide(x.shape, [array.strides for array in arrays], across, mode != SAMPLES)
     access = "peeled" if all(step[1] in (0, 1) for step in steps) else "strided"
     geometry = lines(shape[1], access, (x.dtype, y.dtype, kind))
     totals = memory.empty((shape[0] if mode == EVERYTHING else 1,), "float64")
     kernel = element_kernel(Term(name, x.dtype, y.dtype, mode, grad is not None), geometry)
-    launch(
-        kernel, -(-shape[0] // geometry.samples), geometry.block, memory, *arrays, totals, shape, *steps, float(factor),
-        1.0 / divisor if loss else 1.0,
-    )  # fmt: skip
+    share = 1.0 / divisor if loss else 1.0
+    blocks = -(-shape[0] // geometry.samples)
+    launch(kernel, blocks, geometry.bounds, memory, *arrays, totals, shape, *steps, float(factor), share)
     if mode != EVERYTHING:
         return None
     return sums("values", shape[0], totals, None, None, None, None, result, divisor=divisor)
@@ -208,7 +235,7 @@ def copy(source, target):
     shape, steps, target_steps = zip(*axes, *[(1, 0, 0)] * (AXES - len(axes)), strict=True)
     kernel = copy_kernel(source.dtype, target.dtype)
     blocks = -(-source.size // COPIERS)
-    launch(kernel, blocks, COPIERS, source.memory, source, target, source.size, shape, steps, target_steps)
+    launch(kernel, blocks, (COPIERS,), source.memory, source, target, source.size, shape, steps, target_steps)
 
 
 def multiply(array, factors, product):
@@ -217,7 +244,7 @@ def multiply(array, factors, product):
     if count:
         kernel = product_kernel(product.dtype)
         step = int(factors.size > 1)
-        launch(kernel, -(-count // COPIERS), COPIERS, array.memory, array, factors, product, count, step)
+        launch(kernel, -(-count // COPIERS), (COPIERS,), array.memory, array, factors, product, count, step)
 
 
 def number(array, i=0):
@@ -229,6 +256,6 @@ def to_host(array):
     """A contiguous array that its library has just made, as one of NumPy's."""
     owner = array.owner
     if hasattr(owner, "copy_to_host"):
-        wait(array.memory)
+        wait(array.memory.stream)
         return owner.copy_to_host()
     return owner.cpu().numpy() if hasattr(owner, "cpu") else owner.get() if hasattr(owner, "get") else np.asarray(owner)

@@ -26,6 +26,7 @@ class Geometry(NamedTuple):
     access: str  # "aligned": vectors are whole; "peeled": those at the ends of a sample may not be; "strided": none is
     long: bool = False  # samples are longer than what their threads hold, and are read twice
     blocks: int = 1  # of a cluster, that share a sample
+    resident: int = 1  # blocks that a multiprocessor has to have registers for; 0 for as many as the compiler likes
 
     @property
     def count(self) -> int:
@@ -33,9 +34,9 @@ class Geometry(NamedTuple):
         return self.vectors * self.width
 
     @property
-    def block(self) -> int:
-        """Threads of a block."""
-        return self.threads * self.samples
+    def bounds(self) -> tuple[int, ...]:
+        """Threads of a block, and `resident` unless that is 0: the bounds of a launch to the compiler."""
+        return (self.threads * self.samples, self.resident)[: 2 if self.resident else 1]
 
     @property
     def apart(self) -> int:

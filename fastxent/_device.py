@@ -5,7 +5,7 @@ import importlib
 import math
 import sys
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,16 +62,13 @@ class DeviceArray(NamedTuple):
 
     def extent(self) -> tuple[int, int]:
         """The first element in memory and the end of the last one, relative to the pointer."""
-        if 0 in self.shape:
-            return 0, 0
-        reach = [(n - 1) * step for n, step in zip(self.shape, self.strides, strict=True)]
-        return sum(min(r, 0) for r in reach), sum(max(r, 0) for r in reach) + 1
+        return _extent(self.shape, self.strides)
 
     def is_contiguous(self) -> bool:
         """Whether it lies as in C."""
-        return self.strides == contiguous_strides(self.shape) or all(
-            n == 1 or step == wanted
-            for n, step, wanted in zip(self.shape, self.strides, contiguous_strides(self.shape), strict=True)
+        usual = contiguous_strides(self.shape)
+        return self.strides == usual or all(
+            n == 1 or step == wanted for n, step, wanted in zip(self.shape, self.strides, usual, strict=True)
         )
 
     def transpose(self, order: Shape) -> "DeviceArray":
@@ -111,6 +108,7 @@ class DeviceArray(NamedTuple):
         return self._replace(shape=shape, strides=tuple(reversed(strides)))
 
 
+@lru_cache(maxsize=256)
 def contiguous_strides(shape: Shape) -> Shape:
     """Of an array in C order."""
     strides, step = [], 1
@@ -118,6 +116,14 @@ def contiguous_strides(shape: Shape) -> Shape:
         strides.append(step)
         step *= n
     return tuple(reversed(strides))
+
+
+@lru_cache(maxsize=256)
+def _extent(shape: Shape, strides: Shape) -> tuple[int, int]:
+    if 0 in shape:
+        return 0, 0
+    reach = [(n - 1) * step for n, step in zip(shape, strides, strict=True)]
+    return sum(min(r, 0) for r in reach), sum(max(r, 0) for r in reach) + 1
 
 
 def overlap(a: DeviceArray, b: DeviceArray) -> bool:
@@ -151,8 +157,8 @@ def view(name: str, value: Any) -> DeviceArray:
     library = type(value).__module__.partition(".")[0]
     if library == "torch":
         return view_torch(name, value)
-    memory = MEMORIES.get(library, numba_memory)(value)
     interface = getattr(value, "__cuda_array_interface__", None)
+    memory = MEMORIES.get(library, numba_memory)(value, interface)
     return view_interface(name, value, interface, memory) if interface else view_dlpack(name, value, memory)
 
 
@@ -171,14 +177,20 @@ def view_interface(name: str, array: Any, interface: dict[str, Any], memory: Mem
     if interface.get("mask") is not None:
         raise TypeError(f"{name} is a masked array, whose mask would be ignored: fill it, or pass sample_weight")
     shape, strides, pointer = interface["shape"], interface.get("strides"), interface["data"][0]
-    dtype = np.dtype(getattr(array, "dtype", None) or interface["typestr"])
+    dtype, itemsize = _name_and_size(getattr(array, "dtype", None) or interface["typestr"])
     if strides is None:
         steps = contiguous_strides(shape)
-    elif any(step % dtype.itemsize for step in strides):
-        raise ValueError(f"{name} has strides {strides}, expected multiples of its item size, {dtype.itemsize}")
+    elif any(step % itemsize for step in strides):
+        raise ValueError(f"{name} has strides {strides}, expected multiples of its item size, {itemsize}")
     else:
-        steps = tuple(step // dtype.itemsize for step in strides)
-    return DeviceArray(pointer, shape, steps, dtype.name, memory, array)
+        steps = tuple(step // itemsize for step in strides)
+    return DeviceArray(pointer, shape, steps, dtype, memory, array)
+
+
+@lru_cache(maxsize=64)  # as NumPy takes longer to say a type's name than all of this function
+def _name_and_size(dtype: Any) -> tuple[str, int]:
+    dtype = np.dtype(dtype)
+    return dtype.name, dtype.itemsize
 
 
 class _Tensor(ctypes.Structure):
@@ -234,7 +246,7 @@ def _cupy_allocate(shape: Shape, dtype: str) -> tuple[Any, int]:
     return array, array.data.ptr
 
 
-def cupy_memory(array: Any) -> Memory:
+def cupy_memory(array: Any, _: Any) -> Memory:
     """CuPy's allocator, and its current stream."""
     return Memory(_cupy_allocate, sys.modules["cupy"].cuda.get_current_stream().ptr, array.device.id)
 
@@ -244,24 +256,29 @@ def _jax_allocate(shape: Shape, dtype: str) -> tuple[Any, int]:
     return array, array.unsafe_buffer_pointer()  # waits for the array, which nobody else has
 
 
-def jax_memory(array: Any) -> Memory:
+def jax_memory(array: Any, _: Any) -> Memory:
     """JAX's allocator; it shows nobody its streams, so that the host has to wait for each result."""
     array.block_until_ready()
     return Memory(_jax_allocate, 0, array.device.id, waits=True)
 
 
-def numba_memory(array: Any) -> Memory:
-    """Numba's allocator, and the stream that the array names."""
-    stream = getattr(array, "__cuda_array_interface__", {}).get("stream")
+def numba_memory(_: Any, interface: Any) -> Memory:
+    """Numba's allocator, and the stream that the interface names."""
+    stream = None if interface is None else interface.get("stream")
     return Memory(_numba_allocate, 0 if stream in (None, 1) else stream, 0)
 
 
 def _numba_allocate(shape: Shape, dtype: str) -> tuple[Any, int]:
-    return importlib.import_module(f"{__package__}._cuda_launch").allocate(shape, dtype)  # type: ignore[no-any-return]
+    return _launch_module().allocate(shape, dtype)  # type: ignore[no-any-return]
+
+
+@cache
+def _launch_module() -> Any:
+    return importlib.import_module(f"{__package__}._cuda_launch")
 
 
 def _numpy_type(dtype: str) -> Any:
     return importlib.import_module("ml_dtypes").bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
 
 
-MEMORIES: dict[str, Callable[[Any], Memory]] = {"cupy": cupy_memory, "jaxlib": jax_memory, "jax": jax_memory}
+MEMORIES: dict[str, Callable[[Any, Any], Memory]] = {"cupy": cupy_memory, "jaxlib": jax_memory, "jax": jax_memory}

@@ -45,7 +45,7 @@ def as_probabilities(name: str, value: Any) -> DeviceArray:
     x = floating(run, name, view(name, value))
     if not _config.current().check_targets or x.size == 0:
         return x
-    if run.number(evaluate(run, "outside", x, x, {}, 1.0, None).total):
+    if evaluate(run, "outside", x, x, {}, 1.0, None).read()[0]:
         numbers = run.to_host(run.copied(x, "float64"))
         where = tuple(map(int, np.unravel_index(np.argmin((numbers >= 0) & (numbers <= 1)), x.shape)))
         raise bad_probability(name, where, numbers[where])

@@ -7,6 +7,7 @@ sums and denominators stay on the device, and the host waits for nothing but the
 import importlib
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,11 @@ def runner(name: str) -> Any:
     if backend not in ("auto", "cuda"):
         raise TypeError(f"{name} is on a GPU, where backend {backend!r} cannot compute: choose 'auto' or 'cuda'")
     _backends.load("cuda")
+    return _run_module()
+
+
+@cache
+def _run_module() -> Any:
     return importlib.import_module(f"{__package__}._cuda_run")
 
 
@@ -146,7 +152,7 @@ def checked_output(out: Any, shape: Shape, dtype: str) -> DeviceArray:
 def settled(run: Any, array: DeviceArray) -> Any:
     """The caller's own kind of array, once it is safe to hand it over."""
     if array.memory.waits:
-        run.wait(array.memory)
+        run.wait(array.memory.stream)
     return array.owner
 
 
@@ -232,7 +238,7 @@ def check(
     sums = run.sums(
         "labels", layout.samples, None, weights or ones, y, each or ones, None, None, layout.classes, ignore_index
     )
-    bad = int(run.number(sums.first)) if checks else -1
+    bad = sums.read()[1] if checks else -1
     if bad >= 0:
         where = tuple(map(int, np.unravel_index(bad, layout.batch))) if layout.batch else ()
         raise bad_label(where, int(run.number(y, bad)), layout.classes, ignore_index)

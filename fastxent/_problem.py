@@ -7,7 +7,7 @@ import importlib
 import math
 import operator
 import sys
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -89,6 +89,7 @@ def as_array(name: str, value: ArrayLike) -> Array:
         raise ValueError(f"{name} cannot be made an array: {error}") from error
 
 
+@cache
 def for_device(module: str = "_device_problem") -> Any:
     """What does the same for arrays on a device; imported when there is one."""
     return importlib.import_module(f"{__package__}.{module}")

@@ -46,4 +46,4 @@ def _allocate(shape, dtype):
     return array, array._array.ctypes.data
 
 
-_device.MEMORIES["gpu_arrays"] = lambda array: _device.Memory(_allocate, 0)
+_device.MEMORIES["gpu_arrays"] = lambda array, interface: _device.Memory(_allocate, 0)
