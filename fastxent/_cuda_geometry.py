@@ -28,10 +28,10 @@ def choose(classes, access, arrays, storages, clusters):
     held = HELD // words
     if access == "strided":
         vectors = next((size for size in powers(1, held) if size >= classes), None)
-        return Geometry(1, BLOCK, vectors or held // 4, 1, access, vectors is None, 1, 4)
+        return Geometry(1, BLOCK, vectors or max(1, held // 4), 1, access, vectors is None, 1, 4)
     width = max(VECTOR // ITEMSIZE[storage] for storage in storages)
     needed = classes + (width if access == "peeled" else 0)
-    for threads, vectors, blocks in sizes(max(1, held // width), clusters):
+    for threads, vectors, blocks in sizes(max(1, held // width), clusters, arrays == 1):
         if width * threads * vectors * blocks >= needed:
             resident = resident_blocks(threads, width * vectors * words, blocks, words)
             return Geometry(threads, groups(threads), vectors, width, access, False, blocks, resident)
@@ -43,18 +43,24 @@ def resident_blocks(threads, held, blocks, words):
 
     It would choose too few for small blocks, and spill, and more than 64 for large ones, so that only one would run.
     """
+    if held > HELD and threads > WARP:
+        return 1
     if threads > WARP:
         return 0 if blocks > 1 else max(1, THREADS // threads // words)
     return 8 if held <= HELD // 2 else 4 if held < HELD else 3
 
 
-def sizes(most, clusters):
-    """(threads, vectors, blocks) that share a sample, by what they hold; threads of a block hold `most` vectors."""
+def sizes(most, clusters, deep):
+    """(threads, vectors, blocks) that share a sample, by what they hold; threads of a block hold `most` vectors.
+
+    With a single array, those of the largest cluster may hold twice as many, `deep`, which leaves room for one block.
+    """
     few = min(2, most)
     yield from ((threads, few, 1) for threads in powers(1, WARP))
     yield from ((WARP, vectors, 1) for vectors in powers(2 * few, 2 * most))
     yield from ((threads, most, 1) for threads in powers(4 * WARP, WIDEST))
     yield from ((WIDEST, most, blocks) for blocks in CLUSTERS if clusters)
+    yield from ((WIDEST, 2 * most, blocks) for blocks in CLUSTERS[-1:] if clusters and deep)
 
 
 def groups(threads):

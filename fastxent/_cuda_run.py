@@ -127,10 +127,9 @@ def pairs(operation, grad, probs, out):
 
 
 class Sums(NamedTuple):
-    """What `sums` leaves."""
+    """What `sums` leaves: the total, a float64; in the other half of the room the first bad label, an int64, or -1."""
 
-    total: DeviceArray  # float64, the first of it
-    room: DeviceArray  # of the total and of the first bad label or -1, an int64
+    room: DeviceArray
 
     def read(self):
         """Both as numbers, for which the host waits."""
@@ -147,19 +146,19 @@ def sums(
     weight, scale, denominator = weight or one(kind), scale or one(kind), denominator or one("float64")
     steps, blocks = (int(weight.shape[0] > 1), int(scale.shape[0] > 1)), max(1, -(-count // CHUNK))
     room = memory.empty((2, blocks + 1), "float64")
-    totals, firsts = part_of(room, 0, blocks + 1), part_of(room, blocks + 1, blocks + 1, "int64")
-    result = result or totals
+    firsts = part_of(room, blocks + 1, blocks + 1, "int64")
+    result = result or room
     arguments = values, weight, labels, scale, denominator
     numbers = steps, classes, ignore_index, float(divisor)
     if blocks > 1:
-        parts = part_of(totals, 1, blocks), part_of(firsts, 1, blocks)
+        parts = part_of(room, 1, blocks), part_of(firsts, 1, blocks)
         kernel = sum_kernel(terms, kind, result.dtype)
         launch(kernel, blocks, (THREADS,), memory, *arguments, *parts, result, count, CHUNK, *numbers)
         terms, kind, count = "parts", "float64", blocks
         arguments = parts[0], one("float64"), parts[1], one("float64"), denominator
     kernel = sum_kernel(terms, kind, result.dtype)
-    launch(kernel, 1, (THREADS,), memory, *arguments, totals, firsts, result, count, count, *numbers)
-    return Sums(totals, room)
+    launch(kernel, 1, (THREADS,), memory, *arguments, room, firsts, result, count, count, *numbers)
+    return Sums(room)
 
 
 def part_of(array, first, count, dtype=""):
@@ -215,7 +214,9 @@ def divide(shape, strides, across, cuts):
 
 def to_device(array, dtype, memory):
     """A copy of an array of the host, in what kernels take its type as."""
-    return upload(array, dtype)._replace(memory=memory)
+    copy_of_it = upload(array, dtype)._replace(memory=memory)
+    wait(0)  # the stream of the copy, which no other stream waits for
+    return copy_of_it
 
 
 def copied(array, dtype):
@@ -255,7 +256,8 @@ def number(array, i=0):
 def to_host(array):
     """A contiguous array that its library has just made, as one of NumPy's."""
     owner = array.owner
-    if hasattr(owner, "copy_to_host"):
+    if array.memory.waits or hasattr(owner, "copy_to_host"):
         wait(array.memory.stream)
+    if hasattr(owner, "copy_to_host"):
         return owner.copy_to_host()
     return owner.cpu().numpy() if hasattr(owner, "cpu") else owner.get() if hasattr(owner, "get") else np.asarray(owner)

@@ -232,7 +232,7 @@ def check(
         if not mean:
             return None
         counted = run.copied((each or ones._replace(memory=y.memory)).broadcast((layout.samples,)), kind)
-        return run.sums("values", layout.samples, counted, None, None, None).total  # type: ignore[no-any-return]
+        return run.sums("values", layout.samples, counted, None, None, None).room  # type: ignore[no-any-return]
     if not checks and not mean:
         return None
     sums = run.sums(
@@ -242,7 +242,7 @@ def check(
     if bad >= 0:
         where = tuple(map(int, np.unravel_index(bad, layout.batch))) if layout.batch else ()
         raise bad_label(where, int(run.number(y, bad)), layout.classes, ignore_index)
-    return sums.total if mean else None
+    return sums.room if mean else None
 
 
 def gradient_scale(

@@ -23,8 +23,8 @@ from fastxent._device import DeviceArray, Memory, contiguous_strides
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 # Of each kind of geometry: a thread, lanes of a warp, a warp, a block, a large one, clusters, more than those hold.
-CLASSES = (8, 64, 256, 1024, 2048, 4096, 16384, 32768, 131072, 1048576)
-FEW = (8, 1024, 16384, 131072)
+CLASSES = (8, 64, 256, 1024, 2048, 4096, 16384, 32768, 131072, 262144, 1048576)
+FEW = (8, 1024, 16384, 262144)
 TERMS = ("bce_with_logits", "bce", "kl_div", "kl_div_log", "entropy", "probs_cross_entropy", "kl_divergence", "outside")
 MEMORY = Memory(lambda shape, dtype: (None, 256), 0)
 
