@@ -34,6 +34,7 @@ def missing(dtype):
     return DeviceArray(0, (0,), NO_STEPS, dtype, NOWHERE)
 
 
+@cache
 def one(dtype):
     """The constant 1."""
     return constant(1.0, dtype)

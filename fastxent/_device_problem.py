@@ -123,10 +123,16 @@ class Output:
         self.run = run
         self.array = x.memory.empty(x.shape, x.dtype) if out is None else checked_output(out, x.shape, x.dtype)
         self.source, self.target = self.array, view_of(self.array)
-        others = [array for array in replaces if array[:4] != self.array[:4]]
-        if self.target is None or (out is not None and any(overlap(self.array, a) for a in (*others, *inputs))):
+        if self.target is None or (out is not None and self.is_read_elsewhere(replaces, inputs)):
             self.source = x.memory.empty(x.shape, x.dtype)
             self.target = view_of(self.source)
+
+    def is_read_elsewhere(self, replaces: tuple[DeviceArray, ...], inputs: tuple[Any, ...]) -> bool:
+        """Whether it overlaps an input, other than by being one that it may replace."""
+        place = self.array[:4]
+        return any(overlap(self.array, a) for a in inputs) or any(
+            a[:4] != place and overlap(self.array, a) for a in replaces
+        )
 
     def finish(self) -> Any:
         """What the caller gets."""
@@ -140,11 +146,13 @@ def checked_output(out: Any, shape: Shape, dtype: str) -> DeviceArray:
     if not on_device(out):
         raise TypeError(f"out is of type {type(out).__name__}, expected an array on the GPU, as the others are")
     array = view("out", out)
+    if array.owner is not out:
+        array = array._replace(owner=out)
     if array.shape != shape:
         raise ValueError(f"out has shape {array.shape}, expected {shape}")
     if array.dtype != dtype:
         raise TypeError(f"out has dtype {array.dtype}, expected {dtype}")
-    if any(n > 1 and step == 0 for n, step in zip(array.shape, array.strides, strict=True)):
+    if 0 in array.strides and any(n > 1 and step == 0 for n, step in zip(array.shape, array.strides, strict=True)):
         raise ValueError(f"out has strides {array.strides}, so that its elements may share memory")
     return array
 
