@@ -32,13 +32,9 @@ class GpuArray:
 
 
 def to_gpu(array):
-    """A copy with the same strides."""
+    """A copy, or the array itself where that would have other strides."""
     array = np.asarray(array)
-    raw = np.empty(array.nbytes + 64, np.uint8)
-    copy = np.empty_like(array) if array.size else array.copy()
-    copy[...] = array
-    del raw
-    return GpuArray(copy)
+    return GpuArray(array.copy() if array.flags.c_contiguous else array)
 
 
 def _allocate(shape, dtype):
