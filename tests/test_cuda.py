@@ -69,7 +69,8 @@ def test_every_place_of_the_class_axis(loss, shape, axis):
 @pytest.mark.parametrize("layout", ["sliced", "Fortran order", "negative strides"])
 @pytest.mark.parametrize("loss", ALL.values(), ids=ALL)
 def test_every_layout(loss, layout):
-    check_against_host(loss.function, loss.make((2, 3, 2, 2), 1, F32, LAYOUTS[layout]), loss.at(1))
+    for shape in ((3, 4, 2), (2, 3, 2, 2)):  # of which the latter, sliced, has no view of three axes
+        check_against_host(loss.function, loss.make(shape, 1, F32, LAYOUTS[layout]), loss.at(1))
 
 
 @pytest.mark.parametrize("axis", [0, (0, 2), None, ()])
