@@ -14,7 +14,7 @@ from ._cuda_launch import constant, has_clusters, launch, upload
 from ._cuda_pairs import pair_kernel
 from ._cuda_rows import Task, row_kernel
 from ._cuda_sums import THREADS, sum_kernel
-from ._cuda_tiles import VECTOR
+from ._cuda_tiles import MOST, VECTOR
 from ._device import DeviceArray, Memory
 
 CHUNK = 32 * THREADS  # numbers in one sum over samples
@@ -57,6 +57,8 @@ def arrange(*arrays):
 def _arrange(shape, *arrays):
     """The same from strides, the size of an element or 0 for a missing array, and bytes past an aligned address."""
     outer, classes, inner = (*shape, 1)[:3]
+    if classes > MOST:
+        raise ValueError(f"samples have {classes} classes, expected at most {MOST} on a GPU")
     steps = [step if len(step) == 3 else (*step, 0) for step, _, _ in arrays]
     used = [(step, size, past) for step, (_, size, past) in zip(steps, arrays, strict=True) if size]
     if outer == 1 or all(step[0] == inner * step[2] for step, _, _ in used):  # one step from each sample to the next

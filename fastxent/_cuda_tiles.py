@@ -14,7 +14,7 @@ from ._cuda_device import cuda, device, get, load, put, store
 
 ITEMSIZE = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 VECTOR = 16  # bytes
-MOST = 2**31 - 1  # beyond what a thread reaches from its first number; 32 bits spare registers
+MOST = 2**31 - 1  # classes: within a sample 32 bits are enough, and spare registers
 
 
 class Geometry(NamedTuple):
@@ -62,7 +62,7 @@ def reader(geometry, storage):
 
     @device
     def read(pointer, start, step, first, classes, fits, filler, values):
-        begin, room = start + (first * step if STRIDED else first), np.int32(min(classes - first, MOST))
+        begin, room = start + (first * step if STRIDED else first), np.int32(classes - first)
         for v in range(VECTORS):
             if not STRIDED and fits and (v > 0 or ALIGNED or first >= 0) and v * APART + WIDTH <= room:
                 for k in range(0, WIDTH, WHOLE):
@@ -86,7 +86,7 @@ def writer(geometry, storage):
 
     @device
     def write(pointer, start, step, first, classes, fits, values):
-        begin, room = start + (first * step if STRIDED else first), np.int32(min(classes - first, MOST))
+        begin, room = start + (first * step if STRIDED else first), np.int32(classes - first)
         for v in range(VECTORS):
             if not STRIDED and fits and (v > 0 or ALIGNED or first >= 0) and v * APART + WIDTH <= room:
                 for k in range(0, WIDTH, WHOLE):
