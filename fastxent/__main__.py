@@ -114,13 +114,19 @@ def add_bench_options(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=DTYPES, default="float32", help="of the logits (default: %(default)s)")
     add("--threads", type=list_of(thread_count), metavar="N", help="numbers of threads (default: 1,all)")
     add("--backend", type=list_of(one_of("cython", "numba")), default="cython", help="such as cython,numba")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="where the logits are (default: %(default)s)")
     add("--json", type=writable(".json"), metavar="PATH", help="save all results")
     add("--plot", type=writable(".png"), metavar="PATH", help="save a plot, as PNG")
 
 
 def bench(options: argparse.Namespace) -> None:
     """Run ``fastxent bench``."""
-    from . import _bench  # here, because it needs more than NumPy
+    if options.device == "cuda":
+        from . import _bench_gpu  # here, because it needs more than NumPy
+
+        _bench_gpu.run(options.shapes or _bench_gpu.SHAPES, options.dtype, options.json)
+        return
+    from . import _bench
 
     plan = _bench.make_plan(options.shapes, options.dtype, options.threads, options.backend, options.quick)
     _bench.run(plan, options.json, options.plot)

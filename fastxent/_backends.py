@@ -133,7 +133,14 @@ def _load_numba() -> ModuleType:
 
 
 def _load_cuda() -> ModuleType:
-    raise RuntimeError("backend 'cuda' is not part of this version of fastxent: use 'cython' or 'numba'")
+    try:
+        module = importlib.import_module(f"{__package__}._cuda")
+    except ImportError as error:
+        raise RuntimeError(f"backend 'cuda' needs numba-cuda: pip install 'fastxent[cuda]' ({error})") from error
+    missing = module.what_is_missing()
+    if missing:
+        raise RuntimeError(f"backend 'cuda' {missing}")
+    return module
 
 
 _LOADERS: dict[str, Callable[[], ModuleType]] = {"cython": _load_cython, "numba": _load_numba, "cuda": _load_cuda}
@@ -153,5 +160,5 @@ def load(backend: str) -> Kernels:
 
 def in_force() -> tuple[Kernels, int]:
     """The kernels of the backend in force, and how many threads they may use."""
-    backend, wanted = _config.current()
+    backend, wanted, _ = _config.current()
     return load(backend), _config.num_threads(wanted)

@@ -14,6 +14,7 @@ class Config(NamedTuple):
 
     backend: str
     num_threads: int | None
+    check_targets: bool = True
 
 
 def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,6 +28,8 @@ def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
         raise TypeError(f"num_threads is {threads!r}, expected a positive int or None for all processors")
     if threads is not None and threads < 1:
         raise ValueError(f"num_threads is {threads}, expected a positive int or None for all processors")
+    if not isinstance(options.get("check_targets", True), bool):
+        raise TypeError(f"check_targets is {options['check_targets']!r}, expected True or False")
     return dict(options)
 
 
@@ -55,14 +58,14 @@ def get_config() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``backend`` and ``num_threads``; the innermost `config_context` wins over `set_config`, which wins over
-        the environment.
+        ``backend``, ``num_threads`` and ``check_targets``; the innermost `config_context` wins over `set_config`, which
+        wins over the environment.
 
     Examples
     --------
     >>> import fastxent as fx
     >>> sorted(fx.get_config())
-    ['backend', 'num_threads']
+    ['backend', 'check_targets', 'num_threads']
     """
     return current()._asdict()
 
@@ -73,12 +76,15 @@ def set_config(**options: Any) -> None:
     Parameters
     ----------
     backend : {"auto", "cython", "numba", "cuda"}, optional
-        What runs the kernels. ``"auto"`` is ``"cython"`` for arrays in host memory. ``FASTXENT_BACKEND`` sets the
-        initial value.
+        What runs the kernels. ``"auto"`` is ``"cython"`` for arrays in host memory, and ``"cuda"`` for those on a GPU.
+        ``FASTXENT_BACKEND`` sets the initial value.
     num_threads : int or None, optional
         The most threads that one call may use; ``None`` is every processor that the process may use (its affinity
         mask, its control group's quota, and ``OMP_NUM_THREADS`` if set). Results do not depend on it.
         ``FASTXENT_NUM_THREADS`` sets the initial value.
+    check_targets : bool, optional
+        Whether wrong labels and probabilities are errors even on a GPU, which the host has to wait for. Without the
+        check, samples with such labels are nan; arrays of the host are always checked.
 
     Raises
     ------

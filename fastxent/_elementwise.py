@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike
 
 from . import _backends
 from ._backends import Array
+from ._device import on_device
+from ._errors import bad_probability, different_shapes, not_broadcast
 from ._problem import (
     Gradient,
     as_array,
@@ -24,6 +26,7 @@ from ._problem import (
     check_out,
     compute_type,
     finish,
+    for_device,
     may_write,
 )
 from ._reduction import gradient_scale, ones, reduced_loss
@@ -35,13 +38,29 @@ Shape = tuple[int, ...]
 
 def as_pair(x_name: str, x: ArrayLike, y_name: str, y: ArrayLike) -> tuple[Array, Array]:
     """Two arrays of one shape and one computing type, that of `x`; the second may hold booleans."""
+    if type(x) is not np.ndarray and on_device(x):
+        return for_device("_device_elementwise").as_pair(x_name, x, y_name, y)  # type: ignore[no-any-return]
     first = as_floats(x_name, x)
     second = as_array(y_name, y)
     dtype = compute_type(first.dtype)
     second = as_floats(y_name, second.astype(dtype) if second.dtype.kind == "b" else second)
     if second.shape != first.shape:
-        raise ValueError(f"{y_name} has shape {second.shape}, expected that of {x_name}, {first.shape}")
+        raise different_shapes(y_name, second.shape, x_name, first.shape)
     return first, second if compute_type(second.dtype) is dtype else _cast(second, dtype)
+
+
+def as_first(name: str, value: ArrayLike) -> Array:
+    """Floats, wherever they are."""
+    if type(value) is not np.ndarray and on_device(value):
+        return for_device("_device_elementwise").as_first(name, value)  # type: ignore[no-any-return]
+    return as_floats(name, value)
+
+
+def as_partner(name: str, value: ArrayLike, x: Array) -> Array:
+    """Floats where `x` is."""
+    if type(x) is not np.ndarray:
+        return for_device("_device_elementwise").as_partner(name, value, x)  # type: ignore[no-any-return]
+    return as_floats(name, value)
 
 
 def as_broadcast(name: str, value: ArrayLike, shape: Shape, dtype: np.dtype[Any]) -> Array:
@@ -53,7 +72,7 @@ def as_broadcast(name: str, value: ArrayLike, shape: Shape, dtype: np.dtype[Any]
         return array
     added = len(shape) - array.ndim
     if added < 0 or any(n not in (1, wanted) for n, wanted in zip(array.shape, shape[added:], strict=True)):
-        raise ValueError(f"{name} has shape {array.shape}, expected one that broadcasts to {shape}")
+        raise not_broadcast(name, array.shape, shape)
     array = np.asarray(array, order="C")
     strides = [0 if n == 1 else step for n, step in zip(array.shape, array.strides, strict=True)]
     return np.ndarray(shape, dtype, array, 0, (*[0] * added, *strides))  # a fraction of the time of np.broadcast_to
@@ -175,15 +194,19 @@ def _run(
 
 def as_probabilities(name: str, value: ArrayLike) -> Array:
     """Floats in [0, 1]."""
+    if type(value) is not np.ndarray and on_device(value):
+        return for_device("_device_elementwise").as_probabilities(name, value)  # type: ignore[no-any-return]
     x = as_floats(name, value)
     if _run("outside", Operands(x, x), 1.0, False, None, False, None)[0]:
         where = tuple(map(int, np.unravel_index(np.argmin((x >= 0) & (x <= 1)), x.shape)))
-        raise ValueError(f"{name}{list(where) if where else ''} is {x[where]!s}, expected a probability in [0, 1]")
+        raise bad_probability(name, where, x[where])
     return x
 
 
 def sums_along(name: str, x: Array, y: Array, axis: Any) -> Any:
     """A kernel's losses, summed along an axis."""
+    if type(x) is not np.ndarray:
+        return for_device("_device_elementwise").sums_along(name, x, y, axis)
     check_axis(axis)
     return _run(name, Operands(x, y), 1.0, True, normalize_axis_index(axis, x.ndim, "axis"), False, None)[1][()]
 
@@ -202,6 +225,9 @@ def elementwise_loss(
 
     With an `axis`, the loss of a sample is the mean along it.
     """
+    if type(x) is not np.ndarray:
+        run = for_device("_device_elementwise").elementwise_loss
+        return run(name, x, y, weight, pos_weight, reduction, gradient, axis)  # type: ignore[no-any-return]
     dtype = compute_type(x.dtype)
     weights = None if weight is None else as_broadcast("weight", weight, x.shape, dtype)
     pos_weights = None if pos_weight is None else as_broadcast("pos_weight", pos_weight, x.shape, dtype)

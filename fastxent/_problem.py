@@ -3,10 +3,11 @@
 Everything that a user can get wrong about an array is found here, before any kernel runs or anything is written.
 """
 
+import importlib
 import math
 import operator
 import sys
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -15,6 +16,16 @@ from numpy.typing import ArrayLike
 
 from . import _backends
 from ._backends import Array
+from ._device import on_device
+from ._errors import (
+    bad_class_weight,
+    bad_label,
+    check_target_shape,
+    ignored_probs,
+    no_classes,
+    no_scalar,
+    not_broadcast,
+)
 from ._reduction import check_reduction, gradient_scale, ones, reduced_loss, weighted_losses
 
 FLOAT32, FLOAT64, INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
@@ -70,10 +81,18 @@ def as_array(name: str, value: ArrayLike) -> Array:
         return value
     if _is_masked(value):
         raise TypeError(f"{name} is a masked array, whose mask would be ignored: fill it, or pass sample_weight")
+    if on_device(value):
+        raise TypeError(f"{name} is an array on a GPU, expected one of the host, as the first one is")
     try:
         return np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name} cannot be made an array: {error}") from error
+
+
+@cache
+def for_device(module: str = "_device_problem") -> Any:
+    """What does the same for arrays on a device; imported when there is one."""
+    return importlib.import_module(f"{__package__}.{module}")
 
 
 def _is_masked(value: Any) -> bool:
@@ -123,7 +142,7 @@ def as_constants(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: np.
         try:
             array = np.broadcast_to(array, shape)
         except ValueError:
-            raise ValueError(f"{name} has shape {array.shape}, expected one that broadcasts to {shape}") from None
+            raise not_broadcast(name, array.shape, shape) from None
     with np.errstate(all="ignore"):
         return np.ascontiguousarray(array, dtype=dtype).reshape(-1)
 
@@ -132,7 +151,7 @@ def as_class_weight(weight: ArrayLike, classes: int, dtype: np.dtype[Any]) -> Ar
     """`weight` as a (classes,) array."""
     weight = as_array("weight", weight)
     if weight.shape != (classes,):
-        raise ValueError(f"weight has shape {weight.shape}, expected one weight for each class, ({classes},)")
+        raise bad_class_weight(weight.shape, classes)
     return as_constants("weight", weight, (classes,), dtype)
 
 
@@ -267,22 +286,12 @@ def as_target(target: ArrayLike, logits_name: str, layout: Layout, dtype: np.dty
         return array if array.ndim == 1 else array.reshape(-1)
     if array.size == 0 and not isinstance(target, np.ndarray) and array.shape == layout.batch:
         array = array.astype(np.int64)  # NumPy makes an empty list floats
-    if array.dtype.kind in "iu":
-        if array.shape != layout.batch:
-            raise ValueError(
-                f"target has shape {array.shape}, expected class indices of shape {layout.batch} for {logits_name} of "
-                f"shape {layout.shape} with class axis {layout.axis} (class probabilities need a floating type)"
-            )
-        if array.dtype.itemsize == 8 and array.dtype.kind == "u":
+    kind = "f" if _is_bfloat16(array.dtype) else array.dtype.kind
+    if check_target_shape(array.dtype, kind, array.shape, layout.batch, layout.shape, layout.axis, logits_name):
+        if array.dtype.itemsize == 8 and kind == "u":
             # Beyond int64 a label is out of range anyhow; as a negative one it might be the one to ignore.
             array = np.where(array < 2**63, array.astype(np.int64), -2 if ignore_index == -1 else -1)
         return np.ascontiguousarray(array, dtype=np.int64).reshape(-1)
-    if array.dtype.kind != "f" and not _is_bfloat16(array.dtype):
-        raise TypeError(f"target has dtype {array.dtype}, expected integers (class indices) or floats (probabilities)")
-    if array.shape == layout.batch != layout.shape:
-        raise TypeError(f"target has dtype {array.dtype}, expected integers for class indices of shape {array.shape}")
-    if array.shape != layout.shape:
-        raise ValueError(f"target has shape {array.shape}, expected {layout.shape} for class probabilities")
     probs = as_floats("target", array)
     if compute_type(probs.dtype) != dtype:
         with np.errstate(all="ignore"):
@@ -292,11 +301,7 @@ def as_target(target: ArrayLike, logits_name: str, layout: Layout, dtype: np.dty
 
 def _refuse_label(target: ArrayLike, bad: int, layout: Layout, ignore_index: int) -> None:
     where = tuple(map(int, np.unravel_index(bad, layout.batch))) if layout.batch else ()
-    label = int(np.asarray(target)[where])
-    raise IndexError(
-        f"target{list(where) if where else ''} is {label}, expected a class index in [0, {layout.classes}) "
-        f"or ignore_index={ignore_index}"
-    )
+    raise bad_label(where, int(np.asarray(target)[where]), layout.classes, ignore_index)
 
 
 # --- classification losses ---------------------------------------------------------------------------------------
@@ -322,15 +327,19 @@ def classification_loss(
 
     `name` is what the caller calls `logits`; `coefficients` are the kernel's own arguments.
     """
+    if type(logits) is not np.ndarray and on_device(logits):
+        return for_device().classification_loss(  # type: ignore[no-any-return]
+            kernel, name, logits, target, weight, sample_weight, coefficients, ignore_index, reduction, axis, gradient
+        )
     check_reduction(reduction)
     x = as_floats(name, logits)
     if axis is not None:
         check_axis(axis)
     if x.ndim == 0:
-        raise ValueError(f"{name} has shape (), expected at least a class axis")
+        raise no_classes(name, (), None)
     layout = make_layout(x.shape, axis)
     if layout.classes == 0:
-        raise ValueError(f"{name} has shape {x.shape}, expected at least one class on axis {layout.axis}")
+        raise no_classes(name, x.shape, layout.axis)
     dtype = compute_type(x.dtype)
     kernels, num_threads = _backends.in_force()
     ignore_index = integer("ignore_index", ignore_index)
@@ -374,9 +383,7 @@ def _count_samples(
 ) -> float:
     """The denominator of the mean over class probabilities, of which none can be ignored."""
     if ignore_index >= 0:
-        raise ValueError(
-            f"ignore_index is {ignore_index}, expected a negative number (nothing is ignored) for class probabilities"
-        )
+        raise ignored_probs(ignore_index)
     if sample_weight.size == 1:
         return float(sample_weight[0]) * layout.samples
     return kernels.weighted_sum(sample_weight, ones(sample_weight.dtype), num_threads)
@@ -392,5 +399,5 @@ def as_scalar_grad_output(value: ArrayLike, reduction: str) -> float:
     """The gradient flowing into a reduced loss."""
     array = as_floats("grad_output", value)
     if array.ndim:
-        raise ValueError(f"grad_output has shape {array.shape}, expected a scalar for reduction={reduction!r}")
+        raise no_scalar(array.shape, reduction)
     return float(array)

@@ -6,8 +6,8 @@ from numpy.lib.array_utils import normalize_axis_index
 from numpy.typing import ArrayLike
 
 from ._backends import Array
-from ._elementwise import as_pair, as_probabilities, elementwise_loss
-from ._problem import Gradient, as_floats, check_axis
+from ._elementwise import as_pair, as_partner, as_probabilities, elementwise_loss
+from ._problem import Gradient, check_axis
 from ._reduction import check_reduction
 
 
@@ -328,7 +328,7 @@ def _of_classes(
     check_axis(-1 if axis is None else axis)
     axis = normalize_axis_index(-1 if axis is None else axis, x.ndim, "axis")
     if weight is not None:
-        weight = as_floats("weight", weight)
+        weight = as_partner("weight", weight, x)
         if weight.ndim == 1:
-            weight = weight.reshape(-1, *[1] * (x.ndim - 1 - axis))
+            weight = weight.reshape((weight.shape[0], *[1] * (x.ndim - 1 - axis)))
     return elementwise_loss("bce_with_logits", x, y, weight, None, reduction, gradient, axis)

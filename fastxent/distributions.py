@@ -5,8 +5,8 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from ._backends import Array
-from ._elementwise import as_pair, elementwise_loss, sums_along
-from ._problem import Gradient, as_floats
+from ._elementwise import as_first, as_pair, elementwise_loss, sums_along
+from ._problem import Gradient
 from ._reduction import BATCH_REDUCTIONS, check_reduction
 
 
@@ -131,7 +131,7 @@ def entropy(p: ArrayLike, axis: int = -1) -> Any:
     >>> fx.entropy([[0.5, 0.5], [1.0, 0.0]])
     array([0.69314718, 0.        ])
     """
-    x = as_floats("p", p)
+    x = as_first("p", p)
     return sums_along("entropy", x, x, axis)
 
 

@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike
 
 from . import _backends
 from ._backends import Array
+from ._device import on_device
+from ._errors import bad_grad_of_batch, different_shapes
 from ._problem import (
     Layout,
     as_constants,
@@ -18,6 +20,7 @@ from ._problem import (
     check_out,
     compute_type,
     finish,
+    for_device,
     make_layout,
 )
 from ._reduction import ones
@@ -63,6 +66,8 @@ def logsumexp(x: ArrayLike, axis: Axes = -1, *, keepdims: bool = False, out: Arr
     >>> fx.logsumexp([[0.0, 0.0], [1000.0, 1000.0]])
     array([6.93147181e-01, 1.00069315e+03])
     """
+    if type(x) is not np.ndarray and on_device(x):
+        return for_device().logsumexp(x, _axes, axis, keepdims, out)
     x = as_floats("x", x)
     axes = _axes(x, axis)
     shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape) if keepdims or i not in axes)
@@ -109,13 +114,15 @@ def logsumexp_vjp(grad_output: ArrayLike, x: ArrayLike, axis: Axes = -1, *, out:
     >>> fx.logsumexp_vjp(2.0, [0.0, 0.0])
     array([1., 1.])
     """
+    if type(x) is not np.ndarray and on_device(x):
+        return for_device().logsumexp_vjp(grad_output, x, _axes, axis, out)  # type: ignore[no-any-return]
     x = as_floats("x", x)
     axes = _axes(x, axis)
     layout, merged = _merged(x, axes)
     grad_output = as_floats("grad_output", grad_output)
     kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
     if grad_output.shape not in ((), layout.batch, kept):
-        raise ValueError(f"grad_output has shape {grad_output.shape}, expected {layout.batch} or {kept}")
+        raise bad_grad_of_batch(grad_output.shape, layout.batch, kept)
     if grad_output.shape != ():
         grad_output = grad_output.reshape(layout.batch)
     scale = as_constants("grad_output", grad_output, layout.batch, compute_type(x.dtype))
@@ -164,6 +171,8 @@ def softmax(x: ArrayLike, axis: int = -1, *, out: Array | None = None) -> Array:
     >>> fx.softmax(np.log([1.0, 2.0, 1.0]))
     array([0.25, 0.5 , 0.25])
     """
+    if type(x) is not np.ndarray and on_device(x):
+        return for_device().class_map("softmax", x, axis, out)  # type: ignore[no-any-return]
     x = as_floats("x", x)
     layout = _layout(x, axis)
     output = as_output(out, x.dtype, layout, (x,))
@@ -234,6 +243,8 @@ def log_softmax(x: ArrayLike, axis: int = -1, *, out: Array | None = None) -> Ar
     >>> fx.log_softmax([1.0, 2.0, 3.0])
     array([-2.40760596, -1.40760596, -0.40760596])
     """
+    if type(x) is not np.ndarray and on_device(x):
+        return for_device().class_map("log_softmax", x, axis, out)  # type: ignore[no-any-return]
     x = as_floats("x", x)
     layout = _layout(x, axis)
     output = as_output(out, x.dtype, layout, (x,))
@@ -276,10 +287,12 @@ def log_softmax_vjp(grad_output: ArrayLike, log_probs: ArrayLike, axis: int = -1
 
 
 def _vjp(kernel: str, name: str, grad_output: ArrayLike, value: ArrayLike, axis: int, out: Array | None) -> Array:
+    if type(value) is not np.ndarray and on_device(value):
+        return for_device().vjp(kernel, name, grad_output, value, axis, out)  # type: ignore[no-any-return]
     value, grad_output = as_floats(name, value), as_floats("grad_output", grad_output)
     layout = _layout(value, axis)
     if grad_output.shape != value.shape:
-        raise ValueError(f"grad_output has shape {grad_output.shape}, expected that of {name}, {value.shape}")
+        raise different_shapes("grad_output", grad_output.shape, name, value.shape)
     output = as_output(out, value.dtype, layout, (value, grad_output))
     with np.errstate(all="ignore"):
         grad_output = grad_output.astype(compute_type(value.dtype), copy=False)

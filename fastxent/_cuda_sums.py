@@ -1,0 +1,106 @@
+"""Sums over samples, in double, compensated and in a fixed order; the first bad label.
+
+A block sums a chunk, of which each thread takes every so manyeth number. Chunks follow from the number of samples
+alone, and what they leave is summed by the same kernel again.
+"""
+
+import math
+from functools import cache
+
+import numpy as np
+
+from ._cuda_device import WARP, cuda, device, larger, largest, total_of
+from ._cuda_tiles import number_type
+
+WARPS = 8  # of a block
+THREADS = WARPS * WARP
+DOUBLE = np.float64
+ZERO, NONE = DOUBLE(0), DOUBLE(-math.inf)
+
+
+@device
+def add(total, lost, term):
+    """Knuth's two-sum: total + lost stays the exact sum, nearly."""
+    after = total + term
+    shift = after - total
+    return after, lost + ((total - (after - shift)) + (term - shift))
+
+
+@device
+def settle(total, lost):
+    """What `add` has added up; beside inf what was lost is nan."""
+    return total if math.isinf(total) else total + lost
+
+
+@device
+def gather(total, top):
+    """The sum and the maximum of the numbers of all threads of a block."""
+    parts, lane = cuda.shared.array((2, WARPS), DOUBLE), cuda.threadIdx.x % WARP
+    total, top = total_of(total, WARP), largest(top, WARP)
+    if lane == 0:
+        parts[0, cuda.threadIdx.x // WARP] = total
+        parts[1, cuda.threadIdx.x // WARP] = top
+    cuda.syncthreads()
+    total, top = ZERO, NONE
+    for warp in range(WARPS):
+        total += parts[0, warp]
+        top = larger(top, parts[1, warp])
+    return total, top
+
+
+@device
+def label_term(values, weight, labels, scale, steps, classes, ignore_index, i):
+    """The weight of a label that counts, and minus the index of one out of range."""
+    label = labels[i]
+    if label == ignore_index:
+        return ZERO, NONE
+    if label < 0 or label >= classes:
+        return ZERO, DOUBLE(-i)
+    return DOUBLE(weight[label * steps[0]]) * DOUBLE(scale[i * steps[1]]), NONE
+
+
+@device
+def value_term(values, weight, labels, scale, steps, classes, ignore_index, i):
+    """A value times its weight; 0 whatever the weight for 0, which may be the loss of an ignored sample."""
+    value = DOUBLE(values[i])
+    return value * DOUBLE(scale[i * steps[1]]) if value != ZERO else ZERO, NONE
+
+
+@device
+def part_term(values, weight, labels, scale, steps, classes, ignore_index, i):
+    """What a chunk has left."""
+    return values[i], NONE if labels[i] < 0 else DOUBLE(-labels[i])
+
+
+TERMS = {"labels": label_term, "values": value_term, "parts": part_term}
+
+
+@cache
+def sum_kernel(terms, storage, result_storage):
+    """totals[block] = the sum of a chunk's terms, firsts[block] = the first bad label or -1.
+
+    A block that is alone also gives the quotient by denominator and divisor, nan for 0, in the type of the result.
+    values, labels: (count,); weight: (classes,); scale: (count,); the last two have step 0 for a constant.
+    """
+    term_of, KIND = TERMS[terms], number_type(result_storage)
+
+    def kernel(
+        values, weight, labels, scale, denominator, totals, firsts, result, count, chunk, steps, classes, ignore_index,
+        divisor,
+    ):  # fmt: skip
+        total, lost, top = ZERO, ZERO, NONE
+        begin = cuda.blockIdx.x * chunk
+        end = min(begin + chunk, count)
+        for i in range(begin + cuda.threadIdx.x, end, THREADS):
+            term, bad = term_of(values, weight, labels, scale, steps, classes, ignore_index, i)
+            total, lost = add(total, lost, term)
+            top = larger(top, bad)
+        total, top = gather(settle(total, lost), top)
+        if cuda.threadIdx.x == 0:
+            totals[cuda.blockIdx.x] = total
+            firsts[cuda.blockIdx.x] = -1 if top == NONE else int(-top)
+            if chunk >= count:
+                share = denominator[0] * divisor
+                result[0] = KIND(total / share if share != ZERO else math.nan)
+
+    return kernel
