@@ -6,7 +6,7 @@ ASV := $(BIN)/asv
 # One call of each benchmark at two of the shapes, in forks of one process; what has forked has one thread.
 QUICK := --quick --launch-method forkserver -b 'Shapes.*(small batch|ImageNet)' -b Memory -b 'tracks\.'
 
-.PHONY: demo test lint format bench bench-full clean
+.PHONY: demo test lint format bench bench-full bench-compare bench-instructions clean
 
 demo: .venv/.demo  ## train on handwritten digits
 	$(BIN)/fastxent demo
@@ -28,6 +28,12 @@ bench: .venv/.dev .venv/.machine  ## that every benchmark runs, on what is insta
 
 bench-full: .venv/.dev .venv/.machine  ## all of them, on the last commit in an environment of its own
 	$(ASV) run 'HEAD^!'
+
+bench-compare: .venv/.dev .venv/.machine  ## is the last commit slower than BASE?
+	$(BIN)/python -m benchmarks.compare $(or $(BASE),HEAD~1)
+
+bench-instructions: .venv/.dev  ## does any fixed call take more instructions than stored?
+	$(BIN)/python -m benchmarks.instructions
 
 .venv/.machine: .venv/.dev
 	$(ASV) machine --yes
