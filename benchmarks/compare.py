@@ -5,7 +5,10 @@ itself is content when no benchmark gave a number for one of the two.
 """
 
 import argparse
+import contextlib
+import io
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -44,10 +47,11 @@ def compare(base, head, options):
     config = Config.load(ROOT / "asv.conf.json")
     config.results_dir = RESULTS
     shutil.rmtree(ROOT / RESULTS, ignore_errors=True)
-    status = Continuous.run(
-        config, branch=head, base=base, factor=options.factor, only_changed=False, bench=options.bench or CHOSEN,
-        attribute={"rounds": options.rounds}, record_samples=True, interleave_rounds=True,
-    )  # fmt: skip
+    with contextlib.redirect_stdout(WithoutGaps()):
+        status = Continuous.run(
+            config, branch=head, base=base, factor=options.factor, only_changed=False, bench=options.bench or CHOSEN,
+            attribute={"rounds": options.rounds}, record_samples=True, interleave_rounds=True,
+        )  # fmt: skip
     before, after = measured(base), measured(head)
     print(f"Measured: {len(before)} numbers of {base[:8]}, {len(after)} of {head[:8]}")
     if not before & after:
@@ -55,6 +59,21 @@ def compare(base, head, options):
     if before - after:
         sys.exit("No longer measured: " + ", ".join(sorted(before - after)))
     return int(status)
+
+
+class WithoutGaps(io.TextIOBase):
+    """Standard output, but for the rows of parameters that were not chosen, which are in asv's table as well."""
+
+    def __init__(self):
+        self.stream = sys.stdout
+
+    def write(self, text):
+        kept = [line for line in text.splitlines(keepends=True) if not re.search(r"\| n/a +\| n/a +\| n/a +\|", line)]
+        self.stream.write("".join(kept))
+        return len(text)
+
+    def flush(self):
+        self.stream.flush()
 
 
 def measured(commit):

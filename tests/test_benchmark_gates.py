@@ -99,6 +99,13 @@ def test_a_comparison_of_nothing_fails(revisions):
         compare.main(["base"])
 
 
+def test_rows_of_what_was_not_chosen_are_left_out(capsys):
+    compare.WithoutGaps().write(
+        "| | 1.0s | 1.1s | 1.10 | a |\n|   | n/a  | n/a  | n/a  | b |\n| ! | 1.0s | n/a | n/a | c |\n"
+    )
+    assert capsys.readouterr().out == "| | 1.0s | 1.1s | 1.10 | a |\n| ! | 1.0s | n/a | n/a | c |\n"
+
+
 def test_unknown_revisions_are_named():
     with pytest.raises(SystemExit, match="Nothing was measured: no-such-revision is no revision"):
         compare.revision("no-such-revision")
