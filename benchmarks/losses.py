@@ -1,32 +1,66 @@
-"""Airspeed-velocity suite: cross-entropy at the shapes that users have."""
+"""Times of every public function of arrays: by shape, and by type of number."""
 
-import numpy as np
+from .calls import BACKENDS, SHAPES, cases, make_batch
 
-import fastxent as fx
+FORWARD, WITH_GRAD = tuple(cases.ALL), tuple(cases.ALL_WITH_GRAD)
+TYPES = tuple(dtype for dtype in cases.DTYPES if dtype != "float32")  # which is in the suites by shape
 
 
-class CrossEntropy:
-    """Forward, and forward + gradient into a reused array; float32."""
+class Timed:
+    """One sample is `count` calls: asv times one call of what has a setup, and some take a few microseconds."""
 
-    # small batch, segmentation-like, ImageNet-like, vocabulary-like
-    params = (((32, 10), (4, 21, 128, 128), (1024, 1000), (64, 32000)), ("cython", "numba"))
-    param_names = ("shape", "backend")
+    repeat = (3, 10, 2.0)  # samples of a round: least, most, seconds
+    warmup_time = 0.05
+    with_grad = False
 
-    def setup(self, shape, backend):
-        rng = np.random.default_rng(0)
-        self.logits = rng.standard_normal(shape, np.float32)
-        self.target = rng.integers(shape[1], size=shape[:1] + shape[2:])
-        self.out = np.zeros_like(self.logits)
-        self.context = fx.config_context(backend=backend)
-        self.context.__enter__()
-        self.time_forward(shape, backend)  # compiles, for Numba
-        self.time_with_grad(shape, backend)
+    def setup(self, function, backend, case):
+        self.call, self.count = self.make(function, backend, case)
 
-    def teardown(self, shape, backend):
-        self.context.__exit__(None, None, None)
+    def run(self):
+        call = self.call
+        for _ in range(self.count):
+            call()
 
-    def time_forward(self, shape, backend):
-        fx.cross_entropy(self.logits, self.target)
 
-    def time_with_grad(self, shape, backend):
-        fx.cross_entropy_with_grad(self.logits, self.target, out=self.out)
+class ByShape(Timed):
+    param_names = ("function", "backend", "shape")
+
+    def make(self, function, backend, shape):
+        return make_batch(function, backend, "float32", SHAPES[shape], self.with_grad)
+
+
+class ByType(Timed):
+    param_names = ("function", "backend", "dtype")
+
+    def make(self, function, backend, dtype):
+        return make_batch(function, backend, dtype, SHAPES["ImageNet"], self.with_grad)
+
+
+class Shapes(ByShape):
+    params = (FORWARD, BACKENDS, tuple(SHAPES))
+
+    def time_forward(self, *case):
+        self.run()
+
+
+class ShapesWithGrad(ByShape):
+    params = (WITH_GRAD, BACKENDS, tuple(SHAPES))
+    with_grad = True
+
+    def time_with_grad(self, *case):
+        self.run()
+
+
+class Types(ByType):
+    params = (FORWARD, BACKENDS, TYPES)
+
+    def time_forward(self, *case):
+        self.run()
+
+
+class TypesWithGrad(ByType):
+    params = (WITH_GRAD, BACKENDS, TYPES)
+    with_grad = True
+
+    def time_with_grad(self, *case):
+        self.run()

@@ -4,7 +4,7 @@ import importlib
 import inspect
 import tempfile
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -55,18 +55,33 @@ def per_sample(rng, shape, axis):
 
 
 class Loss(NamedTuple):
-    """A public function and its plain twin; all take the arrays, the options and `at` an axis, by the same names."""
+    """A public function and its plain twin; all take the arrays, the options and `at` an axis, by the same names.
 
-    function: Callable[..., Any]
-    with_grad: Callable[..., Any] | None  # returns (value, gradient), as does the reference of such a function
-    reference: Callable[..., Any]
+    Functions are looked up when they are used: a benchmark of an older version has some that are not there yet.
+    """
+
+    name: str
     arrays: tuple[Callable[..., np.ndarray], ...]  # makers of the array arguments
     options: tuple[str, ...] = ()
+    has_gradient: bool = False
+
+    @property
+    def function(self):
+        return getattr(fx, self.name)
+
+    @property
+    def with_grad(self):
+        """Returns (value, gradient), as does the reference of a function that has such a twin."""
+        return getattr(fx, f"{self.name}_with_grad") if self.has_gradient else None
+
+    @property
+    def reference(self):
+        return getattr(reference, self.name)
 
     @property
     def oracle(self):
         """The same in torch operations; imported here, so that the tables need no torch."""
-        return getattr(importlib.import_module("oracles"), self.function.__name__)
+        return getattr(importlib.import_module("oracles"), self.name)
 
     @property
     def takes_labels(self):
@@ -83,7 +98,7 @@ class Loss(NamedTuple):
     @property
     def reduces(self):
         """Whether the class axis is gone from the result of the function itself."""
-        return self.with_grad is not None or self.function is fx.logsumexp or self.function in SUMS
+        return self.has_gradient or self.name in SUMS
 
     def loss_shape(self, shape, axis):
         """What `reduction="none"` gives."""
@@ -100,7 +115,7 @@ class Loss(NamedTuple):
         if not self.has_axis:
             return 0
         axis = inspect.signature(self.function).parameters["axis"].default
-        if self.function is fx.multilabel_soft_margin_loss:
+        if self.name == "multilabel_soft_margin_loss":
             return -1
         return min(1, ndim - 1) if axis is None else axis
 
@@ -108,65 +123,41 @@ class Loss(NamedTuple):
 NLL = ("weight", "sample_weight", "ignore_index")
 CROSS_ENTROPY = (*NLL, "label_smoothing", "z_loss")
 OF_PROBS = ("weight", "sample_weight")
-SUMS = (fx.entropy, fx.categorical_cross_entropy, fx.kl_divergence)
+SUMS = ("logsumexp", "entropy", "categorical_cross_entropy", "kl_divergence")
 
 # A public function that has no line in either table fails test_cases.py. The softmax family:
 LOSSES = {
-    "logsumexp": Loss(fx.logsumexp, None, reference.logsumexp, (logits,)),
-    "logsumexp_vjp": Loss(fx.logsumexp_vjp, None, reference.logsumexp_vjp, (per_sample, logits)),
-    "softmax": Loss(fx.softmax, None, reference.softmax, (logits,)),
-    "softmax_vjp": Loss(fx.softmax_vjp, None, reference.softmax_vjp, (per_entry, probs)),
-    "log_softmax": Loss(fx.log_softmax, None, reference.log_softmax, (logits,)),
-    "log_softmax_vjp": Loss(fx.log_softmax_vjp, None, reference.log_softmax_vjp, (per_entry, log_probs)),
-    "cross_entropy": Loss(
-        fx.cross_entropy, fx.cross_entropy_with_grad, reference.cross_entropy, (logits, labels), CROSS_ENTROPY
-    ),
+    "logsumexp": Loss("logsumexp", (logits,)),
+    "logsumexp_vjp": Loss("logsumexp_vjp", (per_sample, logits)),
+    "softmax": Loss("softmax", (logits,)),
+    "softmax_vjp": Loss("softmax_vjp", (per_entry, probs)),
+    "log_softmax": Loss("log_softmax", (logits,)),
+    "log_softmax_vjp": Loss("log_softmax_vjp", (per_entry, log_probs)),
+    "cross_entropy": Loss("cross_entropy", (logits, labels), CROSS_ENTROPY, has_gradient=True),
     "cross_entropy of probabilities": Loss(
-        fx.cross_entropy,
-        fx.cross_entropy_with_grad,
-        reference.cross_entropy,
-        (logits, probs),
-        (*OF_PROBS, "label_smoothing", "z_loss"),
+        "cross_entropy", (logits, probs), (*OF_PROBS, "label_smoothing", "z_loss"), has_gradient=True
     ),
-    "nll_loss": Loss(fx.nll_loss, fx.nll_loss_with_grad, reference.nll_loss, (log_probs, labels), NLL),
-    "nll_loss of probabilities": Loss(
-        fx.nll_loss, fx.nll_loss_with_grad, reference.nll_loss, (log_probs, probs), OF_PROBS
-    ),
+    "nll_loss": Loss("nll_loss", (log_probs, labels), NLL, has_gradient=True),
+    "nll_loss of probabilities": Loss("nll_loss", (log_probs, probs), OF_PROBS, has_gradient=True),
 }
-WITH_GRAD = {name: loss for name, loss in LOSSES.items() if loss.with_grad is not None}
-MAPS = {name: loss for name, loss in LOSSES.items() if loss.with_grad is None}
+WITH_GRAD = {name: loss for name, loss in LOSSES.items() if loss.has_gradient}
+MAPS = {name: loss for name, loss in LOSSES.items() if not loss.has_gradient}
 
 # What is computed entry by entry:
 ELEMENTWISE = {
-    "binary_cross_entropy": Loss(
-        fx.binary_cross_entropy,
-        fx.binary_cross_entropy_with_grad,
-        reference.binary_cross_entropy,
-        (chances, answers),
-        ("weight",),
-    ),
+    "binary_cross_entropy": Loss("binary_cross_entropy", (chances, answers), ("weight",), has_gradient=True),
     "binary_cross_entropy_with_logits": Loss(
-        fx.binary_cross_entropy_with_logits,
-        fx.binary_cross_entropy_with_logits_with_grad,
-        reference.binary_cross_entropy_with_logits,
-        (logits, answers),
-        ("weight", "pos_weight"),
+        "binary_cross_entropy_with_logits", (logits, answers), ("weight", "pos_weight"), has_gradient=True
     ),
     "multilabel_soft_margin_loss": Loss(
-        fx.multilabel_soft_margin_loss,
-        fx.multilabel_soft_margin_loss_with_grad,
-        reference.multilabel_soft_margin_loss,
-        (logits, answers),
-        ("weight",),
+        "multilabel_soft_margin_loss", (logits, answers), ("weight",), has_gradient=True
     ),
-    "kl_div": Loss(fx.kl_div, fx.kl_div_with_grad, reference.kl_div, (log_probs, probs), ("log_target",)),
-    "entropy": Loss(fx.entropy, None, reference.entropy, (probs,)),
-    "categorical_cross_entropy": Loss(
-        fx.categorical_cross_entropy, None, reference.categorical_cross_entropy, (probs, probs)
-    ),
-    "kl_divergence": Loss(fx.kl_divergence, None, reference.kl_divergence, (probs, probs)),
+    "kl_div": Loss("kl_div", (log_probs, probs), ("log_target",), has_gradient=True),
+    "entropy": Loss("entropy", (probs,)),
+    "categorical_cross_entropy": Loss("categorical_cross_entropy", (probs, probs)),
+    "kl_divergence": Loss("kl_divergence", (probs, probs)),
 }
-ELEMENTWISE_WITH_GRAD = {name: loss for name, loss in ELEMENTWISE.items() if loss.with_grad is not None}
+ELEMENTWISE_WITH_GRAD = {name: loss for name, loss in ELEMENTWISE.items() if loss.has_gradient}
 ALL, ALL_WITH_GRAD = LOSSES | ELEMENTWISE, WITH_GRAD | ELEMENTWISE_WITH_GRAD
 
 # --- options -----------------------------------------------------------------------------------------------------
