@@ -14,13 +14,13 @@ from numpy.typing import ArrayLike
 
 from . import _backends
 from ._backends import Array
+from ._options import as_axis
 from ._problem import (
     Gradient,
     as_array,
     as_floats,
     as_scalar_grad_output,
     as_stored,
-    check_axis,
     check_out,
     compute_type,
     finish,
@@ -184,8 +184,8 @@ def as_probabilities(name: str, value: ArrayLike) -> Array:
 
 def sums_along(name: str, x: Array, y: Array, axis: Any) -> Any:
     """A kernel's losses, summed along an axis."""
-    check_axis(axis)
-    return _run(name, Operands(x, y), 1.0, True, normalize_axis_index(axis, x.ndim, "axis"), False, None)[1][()]
+    axis = normalize_axis_index(as_axis(axis), x.ndim, "axis")
+    return _run(name, Operands(x, y), 1.0, True, axis, False, None)[1][()]
 
 
 def elementwise_loss(

@@ -4,7 +4,6 @@ Everything that a user can get wrong about an array is found here, before any ke
 """
 
 import math
-import operator
 import sys
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
@@ -15,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from . import _backends
 from ._backends import Array
+from ._options import as_axis, integer
 from ._reduction import check_reduction, gradient_scale, ones, reduced_loss, weighted_losses
 
 FLOAT32, FLOAT64, INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
@@ -29,36 +29,6 @@ _STORAGE: dict[np.dtype[Any], tuple[np.dtype[Any], np.dtype[Any]]] = {
 
 def _is_bfloat16(dtype: np.dtype[Any]) -> bool:
     return dtype.name == "bfloat16"  # from ml_dtypes, which need not be installed
-
-
-# --- numbers -----------------------------------------------------------------------------------------------------
-
-
-def finite_number(name: str, value: Any, low: float, high: float) -> float:
-    """A finite float in [low, high]."""
-    if type(value) is float and low <= value <= high and value != math.inf:
-        return value
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} is {value!r}, expected a number")
-    if not (low <= value <= high and value <= sys.float_info.max):
-        bounds = f"in [{low:g}, {high:g}]" if math.isfinite(high) else f">= {low:g}"
-        raise ValueError(f"{name} is {value!r}, expected a finite number {bounds}")
-    return float(value)
-
-
-def integer(name: str, value: Any) -> int:
-    """An int that fits in 64 bits."""
-    if type(value) is int and -(2**63) <= value < 2**63:
-        return value
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} is {value!r}, expected an integer")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} is {value!r}, expected an integer") from None
-    if not -(2**63) <= number < 2**63:
-        raise ValueError(f"{name} is {number}, expected a 64-bit integer")
-    return number
 
 
 # --- arrays ------------------------------------------------------------------------------------------------------
@@ -96,7 +66,7 @@ def as_floats(name: str, value: ArrayLike) -> Array:
             _STORAGE[dtype] = np.dtype(np.uint16), FLOAT32
         elif dtype.kind in "iu":
             dtype = FLOAT64
-        elif dtype.newbyteorder("=") in _STORAGE:
+        elif dtype.kind == "f" and dtype.newbyteorder("=") in _STORAGE:
             dtype = dtype.newbyteorder("=")
         else:
             raise TypeError(f"{name} has dtype {dtype}, expected float16, bfloat16, float32, float64 or integers")
@@ -167,14 +137,6 @@ def make_layout(shape: tuple[int, ...], axis: int | None) -> Layout:
     return Layout(shape, axis, shape[axis], before + after, outer * inner, view)
 
 
-def check_axis(axis: Any) -> None:
-    """Refuse an axis that is no integer."""
-    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
-        raise TypeError(f"axis is {axis!r}, expected an integer")
-    if abs(operator.index(axis)) > 64:  # more than an array can have, and soon more than an int of C
-        raise np.exceptions.AxisError(f"axis is {axis}, which is out of bounds")
-
-
 def as_output(
     out: Any, dtype: np.dtype[Any], layout: Layout, replaces: tuple[Any, ...] = (), inputs: tuple[Any, ...] = ()
 ) -> Array:
@@ -236,7 +198,7 @@ def check_out(out: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
             raise TypeError(f"out is of type {type(out).__name__}, expected a NumPy array")
     if out.shape != shape:
         raise ValueError(f"out has shape {out.shape}, expected {shape}")
-    if out.dtype is not dtype and out.dtype.newbyteorder("=") != dtype:
+    if out.dtype is not dtype and (out.dtype.kind != dtype.kind or out.dtype.newbyteorder("=") != dtype):
         raise TypeError(f"out has dtype {out.dtype}, expected {dtype}")
     flags = out.flags
     if not flags.writeable:
@@ -325,7 +287,7 @@ def classification_loss(
     check_reduction(reduction)
     x = as_floats(name, logits)
     if axis is not None:
-        check_axis(axis)
+        axis = as_axis(axis)
     if x.ndim == 0:
         raise ValueError(f"{name} has shape (), expected at least a class axis")
     layout = make_layout(x.shape, axis)
