@@ -19,6 +19,7 @@ from ._problem import (
     Gradient,
     as_array,
     as_floats,
+    as_plain,
     as_scalar_grad_output,
     as_stored,
     check_out,
@@ -218,7 +219,8 @@ def elementwise_loss(
         if out is not None:
             check_out(out, x.dtype, x.shape)
             others = tuple(array for array in (y, weights, pos_weights, scale) if array is not None)
-            output = out if may_write(out, x.dtype, (x,), others) else None
+            plain = as_plain(out)
+            output = plain if may_write(plain, x.dtype, (x,), others) else None
     operands = Operands(x, y, weights, pos_weights, scale)
     total, losses, grad = _run(name, operands, factor, reduction == "none", axis, gradient is not None, output)
     loss = reduced_loss(total, divisor, "mean", dtype) if losses is None else _divided(losses, divisor)[()]

@@ -147,11 +147,17 @@ def as_output(
     """
     if out is None:
         return np.empty(layout.shape, dtype)
-    if not check_out(out, dtype, layout.shape) and not np.may_share_memory(layout.split(out), out):
+    contiguous, plain = check_out(out, dtype, layout.shape), as_plain(out)
+    if not contiguous and not np.may_share_memory(layout.split(plain), plain):
         return np.empty(layout.shape, dtype)
-    if not may_write(out, dtype, replaces, inputs):
+    if not may_write(plain, dtype, replaces, inputs):
         return np.empty(layout.shape, dtype)
-    return cast(Array, out)
+    return plain
+
+
+def as_plain(out: Array) -> Array:
+    """`out` without what a subclass makes of it: a matrix stays 2-D, whatever shape it is asked for."""
+    return out if type(out) is np.ndarray else np.asarray(out)
 
 
 def may_write(out: Any, dtype: np.dtype[Any], replaces: tuple[Any, ...], inputs: tuple[Any, ...]) -> bool:
@@ -175,7 +181,8 @@ def finish(output: Array, out: Any) -> Array:
     """What the caller gets: `out` if there is one, filled from `output`."""
     if out is None or output is out:
         return output
-    out[...] = output
+    if not _same_place(output, out):
+        out[...] = output
     return cast(Array, out)
 
 
