@@ -154,6 +154,7 @@ REDUCTIONS = [
     (f"reduction {value!r}", {"reduction": value}, ValueError, r"reduction is .*, expected one of 'none', 'mean', 'sum")
     for value in ("median", "MEAN", "", b"mean", None, 1, ["mean"], np.array(["mean"]), np.array(["mean", "sum"]))
 ]
+BATCHMEAN = [("kl_div's reduction", {"reduction": "batchmean"}, ValueError, "reduction is 'batchmean', expected one")]
 GRADIENTS = [
     ("incoming vector", {"grad_output": [1.0, 2.0]}, ValueError, r"has shape \(2,\), expected a scalar for .*'mean'"),
     ("incoming vector of one", {"grad_output": [1.0]}, ValueError, r"has shape \(1,\), expected a scalar for .*'mean'"),
@@ -270,6 +271,7 @@ ERRORS = [
         (LABELLED, [*LABELS, *CLASSES]),
         (ALL, [*NUMBERS, *REDUCTIONS, *AXES, *WEIGHTS, *FLAGS]),
         (ALL_WITH_GRAD, GRADIENTS),
+        ([name for name in ALL_WITH_GRAD if name != "kl_div"], BATCHMEAN),
         ([name for name in ALL if name != "logsumexp"], OUTS),
         (["logsumexp"], [(what, {"x": X[..., None]} | out, *rest) for what, out, *rest in OUTS]),
         (["logsumexp_vjp"], [(what, {"grad_output": 1.0, "axis": None} | out, *rest) for what, out, *rest in OUTS]),
