@@ -6,7 +6,14 @@ ASV := $(BIN)/asv
 # One call of each benchmark at two of the shapes, in forks of one process; what has forked has one thread.
 QUICK := --quick --launch-method forkserver -b 'Shapes.*(small batch|ImageNet)' -b Memory -b 'tracks\.'
 
-.PHONY: demo test lint format bench bench-full bench-compare bench-instructions clean
+# Sanitizers: those of addresses and undefined behaviour for the compiled kernels, in a build of their own; that of
+# threads for the team alone. Left out are tests that measure memory, compile by themselves, or run other programs.
+SANITIZED := build/sanitized
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+UNSANITIZED := bench cli examples leaks memory vectorisation
+PRELOAD = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-name=libstdc++.so)
+
+.PHONY: demo test lint format bench bench-full bench-compare bench-instructions sanitize clean
 
 demo: .venv/.demo  ## train on handwritten digits
 	$(BIN)/fastxent demo
@@ -18,6 +25,16 @@ lint: .venv/.dev  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+sanitize: .venv/.test  ## the tests of compiled code under GCC's sanitizers
+	mkdir -p $(SANITIZED)
+	gcc -O2 -g -fsanitize=thread -pthread -Ifastxent tests/team.c -o $(SANITIZED)/team
+	$(SANITIZED)/team
+	CC=gcc CFLAGS="$(SANITIZE) -fno-omit-frame-pointer -g1" LDFLAGS="$(SANITIZE)" \
+		$(BIN)/python setup.py -q build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
+	LD_PRELOAD=$(PRELOAD) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+		$(BIN)/python -m pytest -n auto -o pythonpath=$(SANITIZED)/lib -k "not numba" tests \
+		$(UNSANITIZED:%=--ignore=tests/test_%.py)
 
 format: .venv/.dev  ## what lint asks for, where a tool can do it
 	$(BIN)/ruff check --fix .

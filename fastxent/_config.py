@@ -21,8 +21,9 @@ def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
     unknown = options.keys() - set(Config._fields)
     if unknown:
         raise TypeError(f"unknown option {sorted(unknown)[0]!r}, expected one of {', '.join(Config._fields)}")
-    if "backend" in options and options["backend"] not in BACKENDS:
-        raise ValueError(f"backend is {options['backend']!r}, expected one of {', '.join(BACKENDS)}")
+    backend = options.get("backend", "auto")
+    if not isinstance(backend, str) or backend not in BACKENDS:
+        raise ValueError(f"backend is {backend!r}, expected one of {', '.join(BACKENDS)}")
     threads = options.get("num_threads")
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int)):
         raise TypeError(f"num_threads is {threads!r}, expected a positive int or None for all processors")

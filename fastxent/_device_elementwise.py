@@ -11,7 +11,8 @@ from ._device import DeviceArray, Memory, Shape, on_device, view
 from ._device_problem import Output, as_device, floating, runner, settled
 from ._elementwise import make_plan
 from ._errors import bad_probability, different_shapes, not_broadcast
-from ._problem import Gradient, as_scalar_grad_output, check_axis
+from ._options import as_axis
+from ._problem import Gradient, as_scalar_grad_output
 
 
 def as_pair(x_name: str, x: Any, y_name: str, y: Any) -> tuple[DeviceArray, DeviceArray]:
@@ -54,8 +55,7 @@ def as_probabilities(name: str, value: Any) -> DeviceArray:
 
 def sums_along(name: str, x: DeviceArray, y: DeviceArray, axis: Any) -> Any:
     """A kernel's losses, summed along an axis."""
-    check_axis(axis)
-    run, axis = runner("p"), normalize_axis_index(axis, len(x.shape), "axis")
+    run, axis = runner("p"), normalize_axis_index(as_axis(axis), len(x.shape), "axis")
     losses = zeros(run, x, x.shape[:axis] + x.shape[axis + 1 :])
     evaluate(run, name, x, y, {}, 1.0, losses, axis=axis)
     return settled(run, losses)

@@ -25,6 +25,7 @@ from ._errors import (
     no_scalar,
     not_broadcast,
 )
+from ._options import as_axis, integer
 from ._problem import (
     Gradient,
     Layout,
@@ -32,8 +33,6 @@ from ._problem import (
     as_floats,
     as_scalar_grad_output,
     as_stored,
-    check_axis,
-    integer,
     make_layout,
 )
 from ._reduction import check_reduction
@@ -214,7 +213,7 @@ def classification_loss(
 def class_layout(name: str, x: DeviceArray, axis: int | None) -> Layout:
     """The layout of an array with at least one class."""
     if axis is not None:
-        check_axis(axis)
+        axis = as_axis(axis)
     layout = make_layout(x.shape, axis) if x.shape else None
     if layout is None or layout.classes == 0:
         raise no_classes(name, x.shape, layout and layout.axis)
@@ -281,8 +280,7 @@ def class_map(kernel: str, x: Any, axis: int, out: Any) -> Any:
     """softmax or log_softmax."""
     run = runner("x")
     x = floating(run, "x", view("x", x))
-    check_axis(axis)
-    layout = make_layout(x.shape, axis)
+    layout = make_layout(x.shape, as_axis(axis))
     output = Output(run, out, lambda array: array.reshape(layout.view), (x,))
     run.rows(kernel, split(run, layout, x), output.target)
     return output.finish()
@@ -293,8 +291,7 @@ def vjp(kernel: str, name: str, grad_output: Any, value: Any, axis: int, out: An
     run = runner(name)
     value = floating(run, name, view(name, value))
     grad = floating(run, "grad_output", as_device(run, "grad_output", grad_output, value.memory))
-    check_axis(axis)
-    layout = make_layout(value.shape, axis)
+    layout = make_layout(value.shape, as_axis(axis))
     if grad.shape != value.shape:
         raise different_shapes("grad_output", grad.shape, name, value.shape)
     if run.computing(grad) != run.computing(value):

@@ -16,13 +16,14 @@ from . import _backends
 from ._backends import Array
 from ._device import on_device
 from ._errors import bad_probability, different_shapes, not_broadcast
+from ._options import as_axis
 from ._problem import (
     Gradient,
     as_array,
     as_floats,
+    as_plain,
     as_scalar_grad_output,
     as_stored,
-    check_axis,
     check_out,
     compute_type,
     finish,
@@ -207,8 +208,8 @@ def sums_along(name: str, x: Array, y: Array, axis: Any) -> Any:
     """A kernel's losses, summed along an axis."""
     if type(x) is not np.ndarray:
         return for_device("_device_elementwise").sums_along(name, x, y, axis)
-    check_axis(axis)
-    return _run(name, Operands(x, y), 1.0, True, normalize_axis_index(axis, x.ndim, "axis"), False, None)[1][()]
+    axis = normalize_axis_index(as_axis(axis), x.ndim, "axis")
+    return _run(name, Operands(x, y), 1.0, True, axis, False, None)[1][()]
 
 
 def elementwise_loss(
@@ -244,7 +245,8 @@ def elementwise_loss(
         if out is not None:
             check_out(out, x.dtype, x.shape)
             others = tuple(array for array in (y, weights, pos_weights, scale) if array is not None)
-            output = out if may_write(out, x.dtype, (x,), others) else None
+            plain = as_plain(out)
+            output = plain if may_write(plain, x.dtype, (x,), others) else None
     operands = Operands(x, y, weights, pos_weights, scale)
     total, losses, grad = _run(name, operands, factor, reduction == "none", axis, gradient is not None, output)
     loss = reduced_loss(total, divisor, "mean", dtype) if losses is None else _divided(losses, divisor)[()]

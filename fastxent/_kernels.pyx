@@ -90,6 +90,8 @@ cdef Job new_job(Operation operation, cnp.ndarray x, cnp.ndarray y, cnp.ndarray 
     job.inner = cnp.PyArray_DIM(x, 2) if cnp.PyArray_NDIM(x) > 2 else 1
     job.samples = cnp.PyArray_DIM(x, 0) * job.inner
     job.classes = cnp.PyArray_DIM(x, 1)
+    if out is not None and operation < CROSS_ENTROPY and job.classes == 0:
+        job.samples = 0  # an array of no bytes may well have 2^60
     job.blocks = (job.classes + BLOCK - 1) // BLOCK
     job.tile = TILE_CLASSES if out is None else MOST_CLASSES
     job.tiles = (job.classes + job.tile - 1) // job.tile

@@ -5,7 +5,6 @@ Everything that a user can get wrong about an array is found here, before any ke
 
 import importlib
 import math
-import operator
 import sys
 from functools import cache, lru_cache
 from typing import Any, NamedTuple, cast
@@ -26,6 +25,7 @@ from ._errors import (
     no_scalar,
     not_broadcast,
 )
+from ._options import as_axis, integer
 from ._reduction import check_reduction, gradient_scale, ones, reduced_loss, weighted_losses
 
 FLOAT32, FLOAT64, INT64 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
@@ -40,36 +40,6 @@ _STORAGE: dict[np.dtype[Any], tuple[np.dtype[Any], np.dtype[Any]]] = {
 
 def _is_bfloat16(dtype: np.dtype[Any]) -> bool:
     return dtype.name == "bfloat16"  # from ml_dtypes, which need not be installed
-
-
-# --- numbers -----------------------------------------------------------------------------------------------------
-
-
-def finite_number(name: str, value: Any, low: float, high: float) -> float:
-    """A finite float in [low, high]."""
-    if type(value) is float and low <= value <= high and value != math.inf:
-        return value
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} is {value!r}, expected a number")
-    if not (low <= value <= high and value <= sys.float_info.max):
-        bounds = f"in [{low:g}, {high:g}]" if math.isfinite(high) else f">= {low:g}"
-        raise ValueError(f"{name} is {value!r}, expected a finite number {bounds}")
-    return float(value)
-
-
-def integer(name: str, value: Any) -> int:
-    """An int that fits in 64 bits."""
-    if type(value) is int and -(2**63) <= value < 2**63:
-        return value
-    if isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} is {value!r}, expected an integer")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} is {value!r}, expected an integer") from None
-    if not -(2**63) <= number < 2**63:
-        raise ValueError(f"{name} is {number}, expected a 64-bit integer")
-    return number
 
 
 # --- arrays ------------------------------------------------------------------------------------------------------
@@ -115,7 +85,7 @@ def as_floats(name: str, value: ArrayLike) -> Array:
             _STORAGE[dtype] = np.dtype(np.uint16), FLOAT32
         elif dtype.kind in "iu":
             dtype = FLOAT64
-        elif dtype.newbyteorder("=") in _STORAGE:
+        elif dtype.kind == "f" and dtype.newbyteorder("=") in _STORAGE:
             dtype = dtype.newbyteorder("=")
         else:
             raise TypeError(f"{name} has dtype {dtype}, expected float16, bfloat16, float32, float64 or integers")
@@ -186,14 +156,6 @@ def make_layout(shape: tuple[int, ...], axis: int | None) -> Layout:
     return Layout(shape, axis, shape[axis], before + after, outer * inner, view)
 
 
-def check_axis(axis: Any) -> None:
-    """Refuse an axis that is no integer."""
-    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
-        raise TypeError(f"axis is {axis!r}, expected an integer")
-    if abs(operator.index(axis)) > 64:  # more than an array can have, and soon more than an int of C
-        raise np.exceptions.AxisError(f"axis is {axis}, which is out of bounds")
-
-
 def as_output(
     out: Any, dtype: np.dtype[Any], layout: Layout, replaces: tuple[Any, ...] = (), inputs: tuple[Any, ...] = ()
 ) -> Array:
@@ -204,11 +166,17 @@ def as_output(
     """
     if out is None:
         return np.empty(layout.shape, dtype)
-    if not check_out(out, dtype, layout.shape) and not np.may_share_memory(layout.split(out), out):
+    contiguous, plain = check_out(out, dtype, layout.shape), as_plain(out)
+    if not contiguous and not np.may_share_memory(layout.split(plain), plain):
         return np.empty(layout.shape, dtype)
-    if not may_write(out, dtype, replaces, inputs):
+    if not may_write(plain, dtype, replaces, inputs):
         return np.empty(layout.shape, dtype)
-    return cast(Array, out)
+    return plain
+
+
+def as_plain(out: Array) -> Array:
+    """`out` without what a subclass makes of it: a matrix stays 2-D, whatever shape it is asked for."""
+    return out if type(out) is np.ndarray else np.asarray(out)
 
 
 def may_write(out: Any, dtype: np.dtype[Any], replaces: tuple[Any, ...], inputs: tuple[Any, ...]) -> bool:
@@ -232,7 +200,8 @@ def finish(output: Array, out: Any) -> Array:
     """What the caller gets: `out` if there is one, filled from `output`."""
     if out is None or output is out:
         return output
-    out[...] = output
+    if not _same_place(output, out):
+        out[...] = output
     return cast(Array, out)
 
 
@@ -255,7 +224,7 @@ def check_out(out: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
             raise TypeError(f"out is of type {type(out).__name__}, expected a NumPy array")
     if out.shape != shape:
         raise ValueError(f"out has shape {out.shape}, expected {shape}")
-    if out.dtype is not dtype and out.dtype.newbyteorder("=") != dtype:
+    if out.dtype is not dtype and (out.dtype.kind != dtype.kind or out.dtype.newbyteorder("=") != dtype):
         raise TypeError(f"out has dtype {out.dtype}, expected {dtype}")
     flags = out.flags
     if not flags.writeable:
@@ -334,7 +303,7 @@ def classification_loss(
     check_reduction(reduction)
     x = as_floats(name, logits)
     if axis is not None:
-        check_axis(axis)
+        axis = as_axis(axis)
     if x.ndim == 0:
         raise no_classes(name, (), None)
     layout = make_layout(x.shape, axis)

@@ -13,7 +13,7 @@ BATCH_REDUCTIONS = (*REDUCTIONS, "batchmean")
 
 def check_reduction(reduction: str, allowed: tuple[str, ...] = REDUCTIONS) -> None:
     """Refuse an unknown reduction."""
-    if reduction not in allowed:
+    if not isinstance(reduction, str) or reduction not in allowed:  # an array would compare entry by entry
         raise ValueError(f"reduction is {reduction!r}, expected one of {', '.join(map(repr, allowed))}")
 
 

@@ -7,7 +7,8 @@ from numpy.typing import ArrayLike
 
 from ._backends import Array
 from ._elementwise import as_pair, as_partner, as_probabilities, elementwise_loss
-from ._problem import Gradient, check_axis
+from ._options import as_axis
+from ._problem import Gradient
 from ._reduction import check_reduction
 
 
@@ -325,8 +326,7 @@ def _of_classes(
 ) -> tuple[Any, Any]:
     check_reduction(reduction)
     x, y = as_pair("logits", logits, "target", target)
-    check_axis(-1 if axis is None else axis)
-    axis = normalize_axis_index(-1 if axis is None else axis, x.ndim, "axis")
+    axis = normalize_axis_index(-1 if axis is None else as_axis(axis), x.ndim, "axis")
     if weight is not None:
         weight = as_partner("weight", weight, x)
         if weight.ndim == 1:

@@ -6,6 +6,7 @@ from numpy.typing import ArrayLike
 
 from ._backends import Array
 from ._elementwise import as_first, as_pair, elementwise_loss, sums_along
+from ._options import flag
 from ._problem import Gradient
 from ._reduction import BATCH_REDUCTIONS, check_reduction
 
@@ -97,6 +98,7 @@ def _kl_div(
     log_probs: ArrayLike, target: ArrayLike, log_target: bool, reduction: str, gradient: Gradient | None
 ) -> tuple[Any, Any]:
     check_reduction(reduction, BATCH_REDUCTIONS)
+    log_target = flag("log_target", log_target)
     x, y = as_pair("log_probs", log_probs, "target", target)
     return elementwise_loss("kl_div_log" if log_target else "kl_div", x, y, None, None, reduction, gradient)
 

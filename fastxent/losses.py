@@ -6,7 +6,8 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from ._backends import Array
-from ._problem import classification_loss, finite_number
+from ._options import finite_number
+from ._problem import classification_loss
 
 
 def cross_entropy(

@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, NoReturn
@@ -11,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ._backends import Array
-from ._problem import as_floats, check_axis, finite_number, integer
+from ._options import as_axis, finite_number, flag, integer
+from ._problem import as_floats
 from ._reduction import BATCH_REDUCTIONS, REDUCTIONS, check_reduction
 from .binary import (
     binary_cross_entropy,
@@ -35,11 +35,6 @@ def _own_array(name: str, value: ArrayLike) -> Array:
     return array
 
 
-def _axis(_name: str, value: Any) -> int:
-    check_axis(value)
-    return operator.index(value)
-
-
 # Option -> what checks it and gives it back; the rest, and what depends on the arrays, is checked by each call.
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "weight": _own_array,
@@ -48,7 +43,8 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "ignore_index": integer,
     "label_smoothing": lambda name, value: finite_number(name, value, 0, 1),
     "z_loss": lambda name, value: finite_number(name, value, 0, math.inf),
-    "axis": _axis,
+    "log_target": flag,
+    "axis": lambda _, value: as_axis(value),
 }
 
 

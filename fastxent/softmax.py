@@ -11,12 +11,12 @@ from . import _backends
 from ._backends import Array
 from ._device import on_device
 from ._errors import bad_grad_of_batch, different_shapes
+from ._options import as_axis, flag
 from ._problem import (
     Layout,
     as_constants,
     as_floats,
     as_output,
-    check_axis,
     check_out,
     compute_type,
     finish,
@@ -66,6 +66,7 @@ def logsumexp(x: ArrayLike, axis: Axes = -1, *, keepdims: bool = False, out: Arr
     >>> fx.logsumexp([[0.0, 0.0], [1000.0, 1000.0]])
     array([6.93147181e-01, 1.00069315e+03])
     """
+    keepdims = flag("keepdims", keepdims)
     if type(x) is not np.ndarray and on_device(x):
         return for_device().logsumexp(x, _axes, axis, keepdims, out)
     x = as_floats("x", x)
@@ -302,14 +303,14 @@ def _vjp(kernel: str, name: str, grad_output: ArrayLike, value: ArrayLike, axis:
 
 
 def _layout(x: Array, axis: int) -> Layout:
-    check_axis(axis)
-    return make_layout(x.shape, axis)
+    return make_layout(x.shape, as_axis(axis))
 
 
 def _axes(x: Array, axis: Axes) -> tuple[int, ...]:
-    if isinstance(axis, int):
-        check_axis(axis)
-    axes: tuple[int, ...] = normalize_axis_tuple(range(x.ndim) if axis is None else axis, x.ndim, "axis")
+    if axis is None:
+        return tuple(range(x.ndim))
+    several = [as_axis(i) for i in axis] if isinstance(axis, (tuple, list)) else as_axis(axis)
+    axes: tuple[int, ...] = normalize_axis_tuple(several, x.ndim, "axis")
     return axes
 
 

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import tempfile
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -160,6 +161,14 @@ ELEMENTWISE = {
 ELEMENTWISE_WITH_GRAD = {name: loss for name, loss in ELEMENTWISE.items() if loss.has_gradient}
 ALL, ALL_WITH_GRAD = LOSSES | ELEMENTWISE, WITH_GRAD | ELEMENTWISE_WITH_GRAD
 
+
+def good_call(loss, changes):
+    """Arguments by their names, some of them changed: "x" and "y" may stand for the first and the second."""
+    good = dict(zip(inspect.signature(loss.function).parameters, loss.make((2, 3), 1), strict=False))
+    short = dict(zip("xy", good, strict=False))
+    return good | {key if key in good else short.get(key, key): value for key, value in changes.items()}
+
+
 # --- options -----------------------------------------------------------------------------------------------------
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -261,6 +270,12 @@ def sliced(a):
     result = np.zeros([2 * n + 1 for n in a.shape], a.dtype)[(slice(1, None, 2),) * a.ndim]
     result[...] = a
     return result
+
+
+def matrix(a):
+    """A subclass whose arrays stay 2-D whatever shape they are asked for; NumPy advises against it."""
+    with warnings.catch_warnings(category=PendingDeprecationWarning, action="ignore"):
+        return np.matrix(a)
 
 
 def field(a):

@@ -123,6 +123,7 @@ ERRORS = [
     ({"threads": 1}, TypeError, r"unknown option 'threads', expected one of backend, num_threads, check_targets"),
     ({"backend": "opencl"}, ValueError, r"backend is 'opencl', expected one of auto, cython, numba, cuda"),
     ({"backend": None}, ValueError, r"backend is None, expected one of auto"),
+    ({"backend": np.array(["cython", "numba"])}, ValueError, r"backend is array\(.*, expected one of auto"),
     ({"num_threads": 0}, ValueError, r"num_threads is 0, expected a positive int or None"),
     ({"num_threads": -1}, ValueError, r"num_threads is -1, expected a positive int or None"),
     ({"num_threads": 2.0}, TypeError, r"num_threads is 2\.0, expected a positive int or None"),
