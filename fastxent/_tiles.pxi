@@ -94,7 +94,7 @@ cdef inline void load_tile(
     const storage* source, Py_ssize_t class_step, Py_ssize_t lane_step, Py_ssize_t classes, Py_ssize_t count, bint more,
     real* tile,
 ) noexcept nogil:
-    """`more`: whether other samples follow, so that a few numbers behind the last row can be read."""
+    """`more`: whether another sample lies behind the last row, so that a few numbers there can be read."""
     cdef real rows[TILE + LANES]
     cdef Py_ssize_t c, lane
     if lane_step == 1:
@@ -153,7 +153,8 @@ cdef inline Py_ssize_t read_tile(
     cdef Py_ssize_t c, lane
     cdef Py_ssize_t classes = min(job.classes - b * job.tile, job.tile)
     cdef Py_ssize_t step = lane_step(tensor, job)
-    cdef bint more = first + count < job.samples and step >= job.classes
+    cdef Py_ssize_t run = job.inner if job.inner > 1 else job.samples  # samples at equal distances
+    cdef bint more = (first + count) % run != 0 and step >= job.classes
     cdef const char* source = sample_at(tensor, job.inner, first) + b * job.tile * tensor.step * tensor.itemsize
     if tensor.storage == FLOAT32:
         load_tile(<const float*>source, tensor.step, step, classes, count, more, tile)

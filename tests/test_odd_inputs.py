@@ -1,6 +1,9 @@
 """Inputs that look wrong but mean something, one line for each: they give what `reference.py` gives for them."""
 
+import ctypes
 import math
+import mmap
+import sys
 from inspect import signature
 
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 from cases import ALL, ALL_WITH_GRAD, ELEMENTWISE, LAYOUTS, MAPS, assert_close, good_call, matrix
 
 import fastxent as fx
+from fastxent import reference
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -140,3 +144,17 @@ def test_out_of_a_subclass(name, axis, make):
 @pytest.mark.parametrize("function", [fx.softmax, fx.log_softmax])
 def test_very_much_of_nothing(function, shape):
     assert function(np.zeros(shape, np.float16), 1).shape == shape
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is guarded as Linux does it")
+@pytest.mark.parametrize("classes", [1, 2, 3, 5, 66])
+@pytest.mark.parametrize("repeats", [0, 1])
+def test_nothing_behind_an_array_is_read(repeats, classes):
+    """Its last page is followed by one whose reading ends the process, as the last sample of each batch is by that."""
+    memory, pages = mmap.mmap(-1, 48 * mmap.PAGESIZE), 47 * mmap.PAGESIZE
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address + pages), mmap.PAGESIZE, 0) == 0
+    rows = np.frombuffer(memory, np.float32, pages // 4)[-64 * 2 * classes :].reshape(2, 64, classes)
+    rows[:] = np.random.default_rng(0).standard_normal(rows.shape)
+    x = (np.broadcast_to(rows[1], rows.shape) if repeats else rows[::-1]).swapaxes(1, 2)
+    np.testing.assert_allclose(fx.logsumexp(x, 1), reference.logsumexp(x, 1), rtol=1e-5, atol=1e-6)
