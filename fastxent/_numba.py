@@ -20,6 +20,7 @@ from . import _numba_rows as rows
 from . import _numba_sums as sums
 from ._backends import Array
 from ._numba_blocks import BLOCK, KEPT
+from ._numba_split import FINDINGS, number_of_parts
 from ._numba_trace import LANES
 
 GRAIN = 1 << 15  # elements in one task
@@ -99,32 +100,45 @@ def _row_major(array: Any) -> Any:
 def _run(
     name: str, x: Array, y: Array, between: tuple[Any, ...], out: Array | None, num_threads: int, kept: int
 ) -> None:
-    """Call the kernel of this name, (x, *between, out, counter, size, spare), for all samples.
+    """Call the kernel of this name for all samples: (x, *between, out, ...), the rest is said where kernels are.
 
-    The types of arguments follow from those of x and y, and from whether there is an out. Row kernels may need memory
-    for `kept` exponentials.
+    The types of arguments follow from those of x and y, and from whether there is an out and samples are in parts. Row
+    kernels may need memory for a number of `kept` exponentials.
     """
     classes, inner = x.shape[1], _inner(x)
     samples = x.shape[0] * inner
     if samples == 0 or (classes == 0 and name in MAPS):  # an array of no bytes may well have 2^60 samples
         return
-    size, spare, arguments = max(1, GRAIN // max(1, classes)), 0, (x, *between, out)
+    size, team = max(1, GRAIN // max(1, classes)), min(num_threads, -(-samples * classes // HELP))
+    arguments, kinds = (x, *between, out), (x.dtype, y.dtype, x.ndim, out is None)
     if _use_lanes(x, classes, inner):
-        kernel, size = getattr(lanes, name), -(-size // LANES) * LANES
-    else:
-        kernel, spare = getattr(rows, name), -(-min(classes, kept) // LANES) * LANES
-        arguments = tuple(map(_row_major, arguments))
-    team = min(num_threads, -(-samples * classes // HELP))
-    arguments = *arguments, np.zeros(1, np.int64), size if team > 1 else samples
-    dtype = _computing(x)
-    version = _version((kernel, x.dtype, y.dtype, x.ndim, out is None), (*arguments, np.empty(0, dtype)))
+        _launch((getattr(lanes, name), *kinds), arguments, samples, -(-size // LANES) * LANES, team, 0)
+        return
+    kernel, arguments, parts = getattr(rows, name), tuple(map(_row_major, arguments)), number_of_parts(samples, classes)
+    spare = -(-min(classes, BLOCK if parts else kept) // LANES) * LANES
+    found = np.empty((samples, parts, FINDINGS)) if parts else None
+    for joining in range(2 if parts else 1):
+        _launch(
+            (kernel, *kinds, parts == 0), (*arguments, found, joining), samples * max(1, parts), size, team, spare,
+        )  # fmt: skip
+    if out is not None and arguments[-1] is not out:
+        out[...] = arguments[-1]
+
+
+def _launch(key: tuple[Any, ...], arguments: tuple[Any, ...], tasks: int, size: int, team: int, spare: int) -> None:
+    """Have a team do all tasks, so many at a time; each thread has some spare memory."""
+    dtype = _computing(arguments[0])
+    arguments = *arguments, np.zeros(1, np.int64), size if team > 1 else tasks
+    version = _version(key, (*arguments, np.empty(0, dtype)))
     _in_threads(lambda: version(*arguments, np.empty(spare, dtype)), team)
-    if out is not None and arguments[-3] is not out:
-        out[...] = arguments[-3]
 
 
 def _computing(x: Array) -> Any:
     return np.float64 if x.dtype == np.float64 else np.float32
+
+
+def _most_kept(x: Array) -> int:
+    return KEPT // (8 if x.dtype == np.float64 else 4)
 
 
 def logsumexp(x: Array, num_threads: int, out: Array) -> None:
@@ -132,7 +146,7 @@ def logsumexp(x: Array, num_threads: int, out: Array) -> None:
 
 
 def softmax(x: Array, scale: Array, num_threads: int, out: Array) -> None:
-    _run("softmax", x, x, (scale,), out, num_threads, KEPT)
+    _run("softmax", x, x, (scale,), out, num_threads, _most_kept(x))
 
 
 def log_softmax(x: Array, num_threads: int, out: Array) -> None:
@@ -160,7 +174,7 @@ def _loss(
     targets = (target, None) if target.ndim == 1 else (None, target)
     losses = np.empty(x.shape[0] * _inner(x), _computing(x)) if loss is None else loss
     between = *targets, _not_empty(weight), scale, *coefficients, losses
-    _run(name, x, target, between, grad, num_threads, BLOCK if grad is None else KEPT)
+    _run(name, x, target, between, grad, num_threads, BLOCK if grad is None else _most_kept(x))
     return weighted_sum(losses, scale, num_threads) if loss is None else 0.0
 
 

@@ -18,21 +18,21 @@ from ._numba_trace import (
     folded,
     packs,
     smaller,
-    tasks,
     when,
     where,
 )  # fmt: skip
 
 BLOCK = 4096  # 16 KiB of float32: half of a 32 KiB L1
 GROUP = 8 * LANES  # classes whose sums are added to the block's: keeps the error of float32 small
-KEPT = 16 * BLOCK  # longest row whose exponentials are kept for the gradient: they fit in L2, and 0.9 ns becomes 0.73
+KEPT = 1 << 19  # bytes of the longest row whose exponentials are kept for the gradient: they fit in L2
+STREAMED = 1 << 23  # bytes of a result from which it passes the cache by: with what is read it would not fit in most
 
 
 class Row:
     """Numbers side by side: a pointer and an offset."""
 
-    def __init__(self, pointer, offset):
-        self.pointer, self.offset = pointer, offset
+    def __init__(self, pointer, offset, streamed=None):
+        self.pointer, self.offset, self.streamed, self.store = pointer, offset, streamed, pointer.store
 
     def read(self, index, left, filler=0.0):
         """A pack in the computing type; only `left` numbers of it if that is not None, then the filler."""
@@ -43,12 +43,28 @@ class Row:
         return widen(self.pointer.load_first(self.offset + index, left, rest))
 
     def write(self, index, left, pack):
-        """The way back."""
+        """The way back; places of whole packs are those of `packs`."""
         pack = narrow(pack, self.pointer)
         if left is None:
-            self.pointer.store(self.offset + index, pack)
+            self.store(self.offset + index, pack)
         else:
             self.pointer.store_first(self.offset + index, left, pack)
+
+    def packs(self, start, stop):
+        """Where packs to write begin, which are streamed from the first cache line on."""
+        if self.streamed is None:
+            yield from packs(start, stop)
+            return
+        state = Variables(start=start)
+        with when(self.streamed):
+            head = smaller(self.pointer.to_line(self.offset + start), stop - start)
+            yield start, head
+            state.start = stop - (stop - start - head) % LANES
+            self.store = self.pointer.stream
+            for index in each(start + head, state.start, LANES):
+                yield index, None
+            self.store = self.pointer.store
+        yield from packs(state.start, stop)
 
     def fetch(self, index):
         """Bring what a pack there takes into cache."""
@@ -63,15 +79,20 @@ class Row:
 
 
 class Rows:
-    """The rows of an (outer, classes, inner) array."""
+    """The rows of an (outer, classes, inner) array; those of a large result are streamed, past the cache."""
 
-    def __init__(self, array):
-        self.array, self.classes = array, array.shape[1]
+    def __init__(self, array, read=()):
+        self.array, self.classes, self.streamed = array, array.shape[1], None
+        if read:
+            large = array.size * (array.data.kind.bitwidth // 8) >= STREAMED
+            self.streamed = large & (self.classes >= BLOCK)
+            for other in filter(None, read):
+                self.streamed = self.streamed & (array.data != other.data)
 
     def __getitem__(self, s):
         outer, _, inner = self.array.strides
         run = self.array.shape[2]
-        return Row(self.array.data, (s // run) * outer + (s % run) * inner)
+        return Row(self.array.data, (s // run) * outer + (s % run) * inner, self.streamed)
 
 
 class Constants:
@@ -108,19 +129,19 @@ class Target:
 
 
 class Kept:
-    """Where exponentials of a row are left: all of them, or else one block of them.
+    """Where exponentials of a row are left: all of them if there is room for as many, or one block of them.
 
-    All go where the row's result will be if that is stored as it is computed, else to spare memory if it is enough.
+    Room is the row's result if it is stored as it is computed, else spare memory.
     """
 
     def __init__(self, spare, classes, result=None, wanted=True):
-        self.zero, self.all, self.wanted = spare.data.number(0.0), spare.size >= classes, (classes >= 0) & wanted
+        self.zero, self.all = spare.data.number(0.0), (spare.size >= classes) & wanted
         self.row = Row(spare.data, classes.like(0))
         if result is not None and result.pointer.kind == spare.data.kind:
-            self.all = (classes <= KEPT) & wanted
-            self.row = Row(either(self.all, result.pointer, spare.data), where(self.all, result.offset, 0))
+            here = self.all & (result.streamed == 0) & (classes <= 16 * BLOCK)
+            self.row = Row(either(here, result.pointer, spare.data), where(here, result.offset, 0))
         tops = Pointer(spare.data.builder, None, FLOAT64)
-        self.tops = tops.scratch(KEPT // BLOCK)  # what each block's are relative to
+        self.tops = tops.scratch(KEPT // 4 // BLOCK)  # what each block's are relative to
 
     def pack(self, number):
         """A number in every lane."""
@@ -132,27 +153,14 @@ class Kept:
 
     def write(self, start, index, left, pack):
         """Keep it."""
-        with when(self.wanted):
-            self.row.write(index - where(self.all, 0, start), left, pack)
+        self.row.write(index - where(self.all, 0, start), left, pack)
 
     def number(self, start):
         """Which of the tops is this block's."""
         return where(self.all, start // BLOCK, 0)
 
 
-# --- loops --------------------------------------------------------------------------------------------------------
-
-
-def samples(x, counter, size):
-    """One sample after the other."""
-    for begin, end in tasks(counter, size, x.shape[0] * x.shape[2]):
-        yield from each(begin, end)
-
-
-def blocks(classes):
-    """First and last class of each block."""
-    for start in each(0, classes, BLOCK):
-        yield start, smaller(start + BLOCK, classes)
+# --- sums ---------------------------------------------------------------------------------------------------------
 
 
 def total(pack):

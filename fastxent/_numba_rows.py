@@ -2,6 +2,7 @@
 
 import math
 from contextlib import contextmanager
+from functools import partial
 
 from ._formulas import (
     exp_any,
@@ -14,7 +15,8 @@ from ._formulas import (
     sample_loss,
     settled,
 )  # fmt: skip
-from ._numba_blocks import Kept, Rows, Target, blocks, samples, sums, total
+from ._numba_blocks import Kept, Rows, Target, sums, total
+from ._numba_split import join_rows, join_sums, parts
 from ._numba_trace import (
     FLOAT64,
     LANES,
@@ -32,11 +34,11 @@ from ._numba_trace import (
 # --- one sample --------------------------------------------------------------------------------------------------
 
 
-def scan(row, classes, kept, target=None, s=None):
-    """One pass over a sample's classes: its largest logit, and the sums that `scan` of lane kernels describes."""
+def scan(row, part, kept, target=None):
+    """One pass over classes of a sample: the largest logit, and the sums that `scan` of lane kernels describes."""
     nothing = total(kept.zero)
     found = Variables(top=nothing.like(-math.inf), rest=nothing, lost=nothing, mass=nothing, cross=nothing)
-    for start, stop in blocks(classes):
+    for start, stop in part.blocks():
         top = larger(largest(row, start, stop, kept).to(FLOAT64), found.top)
         raised = top > found.top
         raise_top(found, top)
@@ -44,7 +46,7 @@ def scan(row, classes, kept, target=None, s=None):
         kept.tops[kept.number(start)] = top
         if target is not None:
             with when(target.dense):
-                mass, cross = target_sums(row, start, stop, finite(kept.pack(top)), target, s)
+                mass, cross = target_sums(row, start, stop, finite(kept.pack(top)), target, part.s)
                 found.mass, found.cross = found.mass + mass, found.cross + cross
         rest, ties = exponential_sums(row, start, stop, top, kept)
         found.rest = found.rest + rest + where(raised, ties - 1.0, ties)
@@ -71,7 +73,8 @@ def exponential_sums(row, start, stop, top, kept):
     def add(j, left, total, ties):
         x = row.read(j, left, -math.inf)
         e = exp_negative(x - base)
-        kept.write(start, j, left, e)
+        with when(kept.all):
+            kept.write(start, j, left, e)
         row.fetch(j + (stop - start))
         return where(x == base, total, total + e), where(x == base, ties + 1.0, ties)
 
@@ -88,9 +91,31 @@ def target_sums(row, start, stop, base, target, s):
     return sums(start, stop, base, 2, add)
 
 
-def exponentials(row, classes, top, kept):
+def known_rows(part, logits, kept, target=None, label=None):
+    """The label's logit, and what `scan` finds in a whole sample."""
+    row, nothing = logits[part.s], total(kept.zero)
+
+    def find():  # the logit first: the scan may put its exponential there
+        return nothing if label is None else row[label], *scan(row, part, kept, target)
+
+    return part.of_all(find, join_rows)
+
+
+def known_sum(part, like, of_block):
+    """A sum over the blocks of a whole sample."""
+
+    def find():
+        found = Variables(total=total(like))
+        for start, stop in part.blocks():
+            found.total = found.total + of_block(start, stop)
+        return [found.total]
+
+    return part.of_all(find, join_sums)
+
+
+def exponentials(row, part, top, kept):
     """First and last class of each block, what to multiply its exponentials by, and what they are for the largest."""
-    for start, stop in blocks(classes):
+    for start, stop in part.blocks():
         with when(kept.all == 0):
             for j, left in packs(start, stop):
                 kept.write(start, j, left, exp_negative(row.read(j, left, -math.inf) - kept.pack(top)))
@@ -99,163 +124,206 @@ def exponentials(row, classes, top, kept):
 
 
 # --- kernels -----------------------------------------------------------------------------------------------------
-# Their arguments are those of lane kernels, but classes lie side by side; spare: memory of the computing type for as
-# many exponentials as are to be kept.
+# Their arguments are those of lane kernels, but classes lie side by side, and: found: None, or what parts of samples
+# find; joining: whether it is there already; spare: memory of the computing type for as many exponentials as are to be
+# kept.
 
 
 @kernel
-def logsumexp(x, out, counter, size, spare):
+def logsumexp(x, out, found, joining, counter, size, spare):
     """One pass; out is (samples,)."""
     logits, kept = Rows(x), Kept(spare, x.shape[1], wanted=False)
-    for s in samples(x, counter, size):
-        top, rest, *_ = scan(logits[s], logits.classes, kept)
-        out.data[s] = log_sum_exp(top, rest)
+    for part in parts(x, found, joining, counter, size):
+        with known_rows(part, logits, kept) as (_, top, rest, *_), part.once():
+            out.data[part.s] = log_sum_exp(top, rest)
 
 
 @kernel
-def softmax(x, scale, out, counter, size, spare):
-    """One pass over rows of at most KEPT classes; two and twice the exponentials over longer ones."""
-    logits, results = Rows(x), Rows(out)
-    for s in samples(x, counter, size):
-        row, result = logits[s], results[s]
+def softmax(x, scale, out, found, joining, counter, size, spare):
+    """One pass over rows of at most KEPT bytes; two and twice the exponentials over longer ones."""
+    logits, results = Rows(x), Rows(out, [x])
+    for part in parts(x, found, joining, counter, size):
+        row, result = logits[part.s], results[part.s]
         kept = Kept(spare, logits.classes, result)
-        top, rest, *_ = scan(row, logits.classes, kept)
-        factor = scale.at(s).to(FLOAT64) / (settled(top, rest) + 1.0)
-        for start, stop, share, _ in exponentials(row, logits.classes, top, kept):
-            slope = kept.pack(factor * share)
-            for j, left in packs(start, stop):
-                result.write(j, left, kept.read(start, j, left) * slope)
+        with known_rows(part, logits, kept) as (_, top, rest, *_):
+            factor = scale.at(part.s).to(FLOAT64) / (settled(top, rest) + 1.0)
+            for start, stop, share, _ in exponentials(row, part, top, kept):
+                slope = kept.pack(factor * share)
+                for j, left in result.packs(start, stop):
+                    result.write(j, left, kept.read(start, j, left) * slope)
 
 
 @kernel
-def log_softmax(x, out, counter, size, spare):
+def log_softmax(x, out, found, joining, counter, size, spare):
     """Two passes; x - top - log_total in this order: the first difference is exact where it matters."""
-    logits, results, kept = Rows(x), Rows(out), Kept(spare, x.shape[1], wanted=False)
-    for s in samples(x, counter, size):
-        row, result = logits[s], results[s]
-        top, rest, *_ = scan(row, logits.classes, kept)
-        log_total, top = kept.pack(log1p_above(settled(top, rest))), kept.pack(top)
-        for j, left in packs(0, logits.classes):
-            result.write(j, left, (row.read(j, left) - top) - log_total)
+    logits, results, kept = Rows(x), Rows(out, [x]), Kept(spare, x.shape[1], wanted=False)
+    for part in parts(x, found, joining, counter, size):
+        row, result = logits[part.s], results[part.s]
+        with known_rows(part, logits, kept) as (_, top, rest, *_):
+            log_total, top = kept.pack(log1p_above(settled(top, rest))), kept.pack(top)
+            for j, left in result.packs(part.start, part.stop):
+                result.write(j, left, (row.read(j, left) - top) - log_total)
 
 
-def vjp(value, grad_output, out, counter, size, spare, term, gradient):
+def vjp(value, grad_output, out, found, joining, counter, size, spare, term, gradient):
     """`term` of each class summed, then `gradient` from the sum; two passes over both arrays."""
-    zero, values, incoming, results = spare.data.number(0.0), Rows(value), Rows(grad_output), Rows(out)
-    for s in samples(value, counter, size):
-        found = Variables(total=total(zero))
-        for start, stop in blocks(values.classes):
-            found.total = found.total + term_sum(start, stop, zero, values[s], incoming[s], term)
-        for j, left in packs(0, values.classes):
-            g = gradient(values[s].read(j, left), incoming[s].read(j, left), zero.like(found.total))
-            results[s].write(j, left, g)
+    zero, values, incoming, results = (
+        spare.data.number(0.0),
+        Rows(value),
+        Rows(grad_output),
+        Rows(out, [value, grad_output]),
+    )
+    for part in parts(value, found, joining, counter, size):
+        p, g, result = values[part.s], incoming[part.s], results[part.s]
+        terms = known_sum(part, zero, partial(term_sum, p, g, term, zero))
+        with terms as (all_terms,):
+            for j, left in result.packs(part.start, part.stop):
+                result.write(j, left, gradient(p.read(j, left), g.read(j, left), zero.like(all_terms)))
 
 
-def term_sum(start, stop, zero, p, g, term):
+def term_sum(p, g, term, zero, start, stop):
     """The sum of term(p, g) over a block."""
     (found,) = sums(start, stop, zero, 1, lambda j, left, part: [part + term(p.read(j, left), g.read(j, left))])
     return found
 
 
 @kernel
-def softmax_vjp(probs, grad_output, out, counter, size, spare):
+def softmax_vjp(probs, grad_output, out, found, joining, counter, size, spare):
     """p * (g - sum(g * p)), where a probability of 0 counts 0 even against inf."""
-    vjp(probs, grad_output, out, counter, size, spare,
+    vjp(probs, grad_output, out, found, joining, counter, size, spare,
         lambda p, g: where(p != 0.0, p * g, 0.0), lambda p, g, total: p * (g - total))  # fmt: skip
 
 
 @kernel
-def log_softmax_vjp(log_probs, grad_output, out, counter, size, spare):
+def log_softmax_vjp(log_probs, grad_output, out, found, joining, counter, size, spare):
     """g - exp(log_probs) * sum(g)."""
-    vjp(log_probs, grad_output, out, counter, size, spare,
+    vjp(log_probs, grad_output, out, found, joining, counter, size, spare,
         lambda p, g: g, lambda p, g, total: g - exp_any(p) * total)  # fmt: skip
 
 
 @contextmanager
-def settling(labels, s, classes, ignore_index, loss, results):
+def settling(labels, part, classes, ignore_index, loss, results):
     """Code for samples that count; loss and gradient of the others are 0 if they are ignored, else nan."""
     if labels is None:
         yield
         return
-    label = labels.data[s]
+    label = labels.data[part.s]
     counts = (label != ignore_index) & (label >= 0) & (label < classes)
     with when(counts):
         yield
     with when(counts == 0):
         without = where(label == ignore_index, loss.data.number(0.0), math.nan)
-        loss.data[s] = without.lane(0)
+        with part.once():
+            loss.data[part.s] = without.lane(0)
         if results is not None:
-            for j, left in packs(0, classes):
-                results[s].write(j, left, without)
+            result = results[part.s]
+            for j, left in result.packs(part.start, part.stop):
+                result.write(j, left, without)
+
+
+class Gradient:
+    """minus * ((mass + hot + z) p - t) of a sample's classes, from what was found in it."""
+
+    def __init__(self, minus, rest, mass, hot, z):
+        self.minus, self.rest, self.mass, self.hot, self.z = minus, rest, mass, hot, z
+        self.inverse = rest.like(1.0) / (rest + 1.0)
+        self.share = (mass + hot + z) * self.inverse
+
+    def likely(self, q_k, e_k):
+        """The difference for the label, or a likeliest class."""
+        return likely_gradient(self.rest, self.mass, self.hot, q_k, e_k, self.z) * self.inverse
+
+    def write_block(self, start, stop, result, kept, raised, one, target, s):
+        """From the exponentials that are kept, which are `one` for the likeliest classes."""
+        share, one, minus = kept.pack(self.share * raised), kept.pack(one), kept.pack(self.minus)
+        slope = kept.pack(self.minus * self.share * raised)
+        for j, left in result.packs(start, stop):
+            e = kept.read(start, j, left)
+            g = Variables(value=slope * e)
+            with when(target.dense):
+                q = target.read(s, j, left)
+                g.value = share * e - q
+                if target.probs is not None:
+                    with when(anywhere(e == one)):
+                        g.value = where(e == one, self.likely(q.to(FLOAT64), 1.0), g.value)
+                g.value = g.value * minus
+            result.write(j, left, g.value)
 
 
 @kernel
 def cross_entropy(
-    x, labels, probs, weight, scale, keep, spread, z_loss, ignore_index, factor, loss, grad, counter, size, spare
+    x, labels, probs, weight, scale, keep, spread, z_loss, ignore_index, factor, loss, grad, found, joining, counter,
+    size, spare
 ):  # fmt: skip
-    """One pass; for the gradient of rows of more than KEPT classes two, and twice the exponentials."""
-    logits, results, target = Rows(x), grad and Rows(grad), Target(probs, weight, keep, spread)
-    for s in samples(x, counter, size):
-        with settling(labels, s, logits.classes, ignore_index, loss, results):
+    """One pass; for the gradient of rows of more than KEPT bytes two, and twice the exponentials."""
+    logits, results, target = (
+        Rows(x),
+        grad and Rows(grad, [x, probs]),
+        Target(probs, weight, keep, spread),
+    )
+    for part in parts(x, found, joining, counter, size):
+        s = part.s
+        with settling(labels, part, logits.classes, ignore_index, loss, results):
             row, result, k = logits[s], results and results[s], None
-            hot = q_k = below = keep * 0.0
+            hot = q_k = keep * 0.0
             kept = Kept(spare, logits.classes, result, grad is not None)
             if labels is not None:
                 k = labels.data[s]
                 own = weight.at(k).to(FLOAT64)
-                hot, q_k, below = own * keep, own * spread, row[k]
-            top, rest, mass, cross = scan(row, logits.classes, kept, target, s)
-            rest = settled(top, rest)
-            log_total = log1p_above(rest)
-            below = below - top if labels is not None else below
-            loss.data[s] = sample_loss(top, log_total, mass, cross, hot, below, z_loss)
-            if grad is None:
-                continue
-            minus, z = scale.at(s).to(FLOAT64) * factor, (top + log_total) * (z_loss * 2.0)
-            inverse = rest.like(1.0) / (rest + 1.0)
-            share = (mass + hot + z) * inverse
-            for start, stop, part, one in exponentials(row, logits.classes, top, kept):
-                slope, share_here, one = kept.pack(minus * share * part), kept.pack(share * part), kept.pack(one)
-                for j, left in packs(start, stop):
-                    e = kept.read(start, j, left)
-                    g = Variables(value=slope * e)
-                    with when(target.dense):
-                        q = target.read(s, j, left)
-                        g.value = share_here * e - q
-                        if probs is not None:
-                            with when(anywhere(e == one)):
-                                likely = likely_gradient(rest, mass, hot, q.to(FLOAT64), 1.0, z) * inverse
-                                g.value = where(e == one, likely, g.value)
-                        g.value = g.value * kept.pack(minus)
-                    result.write(j, left, g.value)
-            if labels is not None:
-                patch = likely_gradient(rest, mass, hot, q_k, exp_negative(below), z)
-                result[k] = minus * patch * inverse
+                hot, q_k = own * keep, own * spread
+            with known_rows(part, logits, kept, target, k) as (logit, top, rest, mass, cross):
+                rest = settled(top, rest)
+                log_total = log1p_above(rest)
+                below = logit if labels is None else logit - top
+                with part.once():
+                    loss.data[s] = sample_loss(top, log_total, mass, cross, hot, below, z_loss)
+                if grad is None:
+                    continue
+                z = (top + log_total) * (z_loss * 2.0)
+                gradient = Gradient(scale.at(s).to(FLOAT64) * factor, rest, mass, hot, z)
+                for start, stop, raised, one in exponentials(row, part, top, kept):
+                    gradient.write_block(start, stop, result, kept, raised, one, target, s)
+                if labels is not None:
+                    with when(part.has(k)):
+                        result[k] = gradient.minus * gradient.likely(q_k, exp_negative(below))
+
+
+def known_nll(part, row, target, label, hot, zero):
+    """-sum_j t_j x_j of a whole sample."""
+
+    def of_label():
+        return [where(part.has(label), hot * row[label] * -1.0, 0.0)]
+
+    def of_block(start, stop):
+        _, cross = target_sums(row, start, stop, zero, target, part.s)
+        return cross * -1.0
+
+    return known_sum(part, zero, of_block) if label is None else part.of_all(of_label, join_sums)
 
 
 @kernel
-def nll(x, labels, probs, weight, scale, ignore_index, factor, loss, grad, counter, size, spare):
+def nll(
+    x, labels, probs, weight, scale, ignore_index, factor, loss, grad, found, joining, counter, size, spare
+):  # fmt: skip
     """-sum_j t_j x_j and its gradient -t: only the label's class is read, or all classes once for probabilities."""
-    logits, results, zero = Rows(x), grad and Rows(grad), spare.data.number(0.0)
+    logits, results, zero = Rows(x), grad and Rows(grad, [x, probs]), spare.data.number(0.0)
     target = Target(probs, weight, factor.like(1.0), factor.like(0.0))
-    for s in samples(x, counter, size):
-        with settling(labels, s, logits.classes, ignore_index, loss, results):
-            row, result, k, own = logits[s], results and results[s], None, None
-            minus = scale.at(s).to(FLOAT64) * factor * -1.0
+    for part in parts(x, found, joining, counter, size):
+        s = part.s
+        with settling(labels, part, logits.classes, ignore_index, loss, results):
+            row, result, k = logits[s], results and results[s], None
+            hot, minus = factor * 0.0, scale.at(s).to(FLOAT64) * factor * -1.0
             if labels is not None:
                 k = labels.data[s]
-                own = weight.at(k).to(FLOAT64)
-                loss.data[s] = own * row[k] * -1.0
-            else:
-                found = Variables(total=total(zero))
-                for start, stop in blocks(logits.classes):
-                    _, cross = target_sums(row, start, stop, zero, target, s)
-                    found.total = found.total - cross
-                loss.data[s] = found.total
-            if grad is None:
-                continue
-            for j, left in packs(0, logits.classes):
-                q = zero if labels is not None else target.read(s, j, left)
-                result.write(j, left, where(q != 0.0, q * zero.like(minus), 0.0))
-            if labels is not None:
-                result[k] = minus * own
+                hot = weight.at(k).to(FLOAT64)
+            with known_nll(part, row, target, k, hot, zero) as (loss_of_all,):
+                with part.once():
+                    loss.data[s] = loss_of_all
+                if grad is None:
+                    continue
+                for j, left in result.packs(part.start, part.stop):
+                    q = zero if labels is not None else target.read(s, j, left)
+                    result.write(j, left, where(q != 0.0, q * zero.like(minus), 0.0))
+                if labels is not None:
+                    with when(part.has(k)):
+                        result[k] = minus * hot

@@ -13,6 +13,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+CACHE_LINE = 64  # bytes
 LANES = 32  # two AVX-512 or four AVX2 registers of float32: enough to hide the latency of an addition
 
 FLOAT32, FLOAT64, MASK = types.float32, types.float64, types.boolean
@@ -215,6 +216,25 @@ class Pointer:
         code = self._masked("load", vector_of(self.kind, LANES), index, left, [], [filler.code])
         return Value(self.builder, code, self.kind, LANES)
 
+    def stream(self, index, pack):
+        """Put a pack at the beginning of a cache line, past the cache."""
+        place, _ = self._place(index, pack.count)
+        store = self.builder.store(pack.code, place, align=CACHE_LINE)
+        store.set_metadata("nontemporal", self.builder.module.add_metadata([ir.Constant(INDEX, 1)]))
+
+    def to_line(self, index):
+        """How many numbers there are from there to the next cache line."""
+        size = self.kind.bitwidth // 8
+        place, _ = self._place(index, 0)
+        address = Value(self.builder, self.builder.ptrtoint(place, ir.IntType(64)), INT64)
+        return ((0 - address) & (CACHE_LINE - 1)) // size
+
+    def __ne__(self, other):
+        addresses = [self.builder.ptrtoint(p.code, ir.IntType(64)) for p in (self, other)]
+        return Value(self.builder, addresses[0], INT64) != Value(self.builder, addresses[1], INT64)
+
+    __hash__ = None
+
     def store_first(self, index, left, pack):
         """Put the first `left` numbers of a pack there."""
         self._masked("store", ir.VoidType(), index, left, [pack.code], [])
@@ -224,7 +244,7 @@ class Pointer:
         byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
         function = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
         fetch = cgutils.get_or_insert_function(self.builder.module, function, "llvm.prefetch.p0")
-        line = 64 * 8 // self.kind.bitwidth
+        line = CACHE_LINE * 8 // self.kind.bitwidth
         for i in range(0, LANES, line):
             place = self.builder.gep(self.code, [(index + i).code])
             options = [ir.Constant(number, n) for n in (0, 3, 1)]  # to read, in all caches, data

@@ -174,18 +174,30 @@ def test_position_of_a_bad_label_does_not_depend_on_threads(backend, function, m
             function(np.zeros((50_000, 5), np.float32), target)
 
 
+@pytest.mark.parametrize("gap", [0, 3], ids=["side by side", "apart"])
 @pytest.mark.parametrize("classes", [1000, 1001, 5003])
-def test_large_results(backend, classes):
-    # From 8 MiB on the gradient is stored past the cache, in lines of 64 bytes whose place in a row varies.
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+def test_large_results(backend, dtype, classes, gap):
+    # From 8 MiB on the gradient is stored past the cache, in lines of 64 bytes whose place in a row varies, and during
+    # the pass over the next row that is not ignored.
     rng = np.random.default_rng(0)
-    samples = 2**22 // classes + 1
-    x = rng.standard_normal((samples, classes), np.float32)
+    samples = (9 << 20) // (classes * dtype.itemsize)
+    x = rng.standard_normal((samples, classes), np.float32).astype(dtype)
     target = rng.integers(classes, size=samples)
-    buffer = np.full(x.size + 2, 7, np.float32)
-    out = buffer[1:-1].reshape(x.shape)
-    loss, grad = fx.cross_entropy_with_grad(x, target, out=out, reduction="sum")
+    target[[1, 5, 6, -1]] = -100
+    buffer = np.full((samples, classes + gap) if gap else x.size + 2, 7, dtype)
+    out = buffer[:, gap - 1 : -1] if gap else buffer[1:-1].reshape(x.shape)
+    out = out[:, :classes]
+    loss, grad = fx.cross_entropy_with_grad(x, target, out=out, reduction="sum", z_loss=0.1)
     assert grad is out
-    assert (buffer[[0, -1]] == 7).all()
-    few = x[-3:].copy()
-    np.testing.assert_array_equal(fx.cross_entropy_with_grad(few, target[-3:], reduction="sum", out=few)[1], out[-3:])
-    assert loss == fx.cross_entropy(x, target, reduction="sum")
+    assert ((buffer[:, [0, 1, -1]] if gap else buffer[[0, -1]]) == 7).all()
+    for few in range(0, samples, 99):
+        rows = slice(few, few + 99)
+        expected = fx.cross_entropy_with_grad(x[rows], target[rows], reduction="sum", z_loss=0.1)[1]
+        np.testing.assert_array_equal(expected, out[rows])
+    assert loss == fx.cross_entropy(x, target, reduction="sum", z_loss=0.1)
+
+
+def test_large_softmax(backend):
+    x = np.random.default_rng(0).standard_normal((2500, 1000), np.float32)
+    np.testing.assert_array_equal(fx.softmax(x), np.concatenate([fx.softmax(x[:999]), fx.softmax(x[999:])]))
