@@ -5,6 +5,7 @@
 # reorder floating-point sums, and so that the order of a sum is the same on every machine and for every thread count.
 
 cdef enum:
+    CACHE_LINE = 64
     LANES = 64  # four AVX-512 or eight AVX2 registers of float32: enough to hide the latency of an addition
     AHEAD = 16384  # bytes from what is computed with to what is fetched into the cache
     BLOCK = 4096  # 16 KiB of float32: half of a 32 KiB L1, and short enough that lane sums stay accurate
@@ -101,20 +102,59 @@ cdef inline Py_ssize_t block_find(const real* block, Py_ssize_t count, real valu
     return at
 
 
+cdef struct Behind:  # what a loop stores past the cache beside its work: slope * e, LANES numbers in each of its steps
+    const void* e
+    double slope
+    char* result
+    Storage storage
+    Py_ssize_t begin  # of the first step, at the beginning of a cache line
+    Py_ssize_t steps
+    Py_ssize_t apart  # the step that is left out
+
+
+cdef inline void store_behind(const Behind* behind, Py_ssize_t step, real slope) noexcept nogil:
+    cdef Py_ssize_t begin = behind.begin + step * LANES
+    cdef const real* e = <const real*>behind.e + begin
+    if step >= behind.steps or step == behind.apart:
+        return
+    if real is double:
+        stream_scaled_double(<double*>behind.result + begin, e, slope)
+    elif behind.storage == FLOAT32:
+        stream_scaled_float(<float*>behind.result + begin, e, slope)
+    else:
+        store_narrowed(e, slope, behind.storage, behind.result + begin * sizeof(half))
+
+
+cdef inline void store_narrowed(const real* e, real slope, Storage narrow, char* result) noexcept nogil:
+    cdef real numbers[LANES]
+    cdef uint16_t narrowed[LANES]
+    cdef Py_ssize_t lane
+    for lane in range(LANES):
+        numbers[lane] = slope * e[lane]
+    if narrow == FLOAT16:
+        store(numbers, LANES, <half*>narrowed, 1)
+    else:
+        store(numbers, LANES, <bfloat16*>narrowed, 1)
+    stream_bytes(result, <const char*>narrowed, sizeof(narrowed))
+
+
 cdef inline void add_exp(
-    const real* x, Py_ssize_t groups, real top, bint apart, real* e, real* total, real* rest, const Ahead* ahead
+    const real* x, Py_ssize_t groups, real top, bint apart, real* e, real* total, real* rest, const Ahead* ahead,
+    const Behind* behind,
 ) noexcept nogil:
     """e = exp(x - top) (NULL: nowhere), added to the lanes of `total`, and if `apart` where x != top also to `rest`."""
     cdef real totals[LANES]  # what nothing else can point to stays in registers
     cdef real rests[LANES]
     cdef real values[LANES]
-    cdef real zero = 0
+    cdef real zero = 0, slope = <real>behind.slope if behind != NULL else 0
     cdef bint below
     cdef Py_ssize_t j, lane
     for lane in range(LANES):
         totals[lane], rests[lane] = total[lane], rest[lane]
     for j in range(groups):
         fetch(ahead, j)
+        if behind != NULL:
+            store_behind(behind, j, slope)
         for lane in range(LANES):
             values[lane] = x[j * LANES + lane] - top
         for lane in range(LANES):
@@ -130,8 +170,28 @@ cdef inline void add_exp(
         total[lane], rest[lane] = totals[lane], rests[lane]
 
 
+cdef inline void exp_tail(
+    const real* x, int counted, real top, bint apart, real* e, real* total, real* rest
+) noexcept nogil:
+    """e = exp(x - top) of LANES numbers; the last `counted` of them begin the sums that `add_exp` goes on with."""
+    cdef real values[LANES]
+    cdef real zero = 0
+    cdef bint below
+    cdef int lane
+    for lane in range(LANES):
+        values[lane] = x[lane] - top
+    for lane in range(LANES):
+        below = values[lane] != 0
+        values[lane] = exp_negative(values[lane])
+        total[lane] = values[lane] if lane >= LANES - counted else zero
+        rest[lane] = total[lane] if below else zero
+    for lane in range(LANES):
+        e[lane] = values[lane]
+
+
 cdef inline double block_exp_sum(
-    const real* x, Py_ssize_t count, real top, bint apart, real* e, const Ahead* ahead
+    const real* x, Py_ssize_t count, real top, bint apart, real* e, const Ahead* ahead,
+    const Behind* behind,
 ) noexcept nogil:
     """e = exp(x - top), which may replace x or be NULL, and its sum, if `apart` without one class where x = top."""
     cdef real total[LANES]
@@ -139,20 +199,27 @@ cdef inline double block_exp_sum(
     cdef real edge[LANES]
     cdef Ahead none = ahead_of(NULL, 0, 0)
     cdef double sum_, others
-    cdef Py_ssize_t lane, groups = count // LANES, tail = count // LANES * LANES
-    for lane in range(LANES):
-        total[lane] = rest[lane] = 0
-        edge[lane] = -INFINITY
-    if apart:
-        add_exp(x, groups, top, True, e, total, rest, ahead)
+    cdef Py_ssize_t lane, groups = count // LANES, tail = count // LANES * LANES, last = count - LANES
+    if tail < count and last >= 0:  # first, as the numbers before the tail may be replaced
+        exp_tail(x + last, <int>(count - tail), top, apart, edge, total, rest)
     else:
-        add_exp(x, groups, top, False, e, total, rest, ahead)
-    if tail < count:
-        for lane in range(count - tail):
-            edge[lane] = x[tail + lane]
-        add_exp(edge, 1, top, apart, edge, total, rest, &none)
-        for lane in range(count - tail if e != NULL else 0):
-            e[tail + lane] = edge[lane]
+        for lane in range(LANES):
+            total[lane] = rest[lane] = 0
+    if apart:
+        add_exp(x, groups, top, True, e, total, rest, ahead, behind)
+    else:
+        add_exp(x, groups, top, False, e, total, rest, ahead, behind)
+    if tail < count and last >= 0:
+        for lane in range(LANES if e != NULL else 0):
+            e[last + lane] = edge[lane]
+    elif tail < count:
+        for lane in range(LANES):
+            edge[lane] = -INFINITY
+        for lane in range(count):
+            edge[lane] = x[lane]
+        add_exp(edge, 1, top, apart, edge, total, rest, &none, NULL)
+        for lane in range(count if e != NULL else 0):
+            e[lane] = edge[lane]
     sum_ = lanes_sum(total)
     if not apart:
         return sum_

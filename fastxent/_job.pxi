@@ -11,17 +11,12 @@ cdef enum Operation:
     CHECK_TARGET
     WEIGHTED_SUM
 
-cdef enum Storage:
-    NO_ARRAY
-    FLOAT32
-    FLOAT64
-    FLOAT16
-    BFLOAT16
-
 cdef enum:
     GRAIN = 32768  # elements in one task: about 5 us of work, below which a team of threads costs more than it gives
     SAMPLES = 8192  # per-sample numbers in one partial sum
     SUM_LANES = 32
+    LATE_SAMPLES = 8  # in one task at least, where gradients are late, but
+    LEAST_TASKS = 64  # there should be so many tasks
     MAX_TASKS = 1024  # more samples make them, or the partial sums, longer
 
 cdef enum:
@@ -67,6 +62,7 @@ cdef struct Job:
     bint split  # whether the team works at one sample after the other
     int team  # threads, for that
     bint scratch  # whether rows keep their exponentials in scratch memory
+    bint late  # whether a sample's gradient is stored during the scan of the next one
     bint streamed  # whether the result is stored past the cache
     Tensor x  # (outer, classes, inner): logits, log-probabilities or probabilities
     Tensor y  # (outer, classes, inner): target probabilities or the incoming gradient
@@ -212,6 +208,14 @@ cdef inline double read_one(const Tensor* tensor, const char* sample, Py_ssize_t
     elif tensor.storage == FLOAT16:
         return half_to_float((<const half*>source).bits)
     return float_from(<uint32_t>(<const bfloat16*>source).bits << 16)
+
+
+cdef struct Row:  # what one pass over a sample's classes finds
+    double top  # the largest logit
+    Py_ssize_t at  # its class, found for target probabilities only
+    double rest  # sum of exp(x - top) over the other classes
+    double mass  # sum of q, the target distribution times class weights (without the hot label)
+    double cross  # sum of q * (x - top)
 
 
 cdef struct Dense:  # a target with a number for every class: weight * (keep * target + spread)

@@ -15,6 +15,7 @@ from libc.string cimport memset
 include "_numbers.pxi"
 include "_blocks.pxi"
 include "_job.pxi"
+include "_gradient.pxi"
 include "_rows.pxi"
 include "_split.pxi"
 include "_tiles.pxi"

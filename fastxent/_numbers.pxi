@@ -22,6 +22,10 @@ cdef extern from "_simd.h" nogil:
         size_t held
     void send "fx_send"(Sink* sink, char* target, const char* source, size_t bytes)
     void flush "fx_flush"(Sink* sink)
+    void stream_bytes "fx_stream"(char* target, const char* source, size_t bytes)
+    void follow "fx_follow"(Sink* sink, char* next)
+    void stream_scaled_float "fx_stream_scaled_float"(float* target, const float* source, float scale)
+    void stream_scaled_double "fx_stream_scaled_double"(double* target, const double* source, double scale)
     double double_from "fx_double"(uint64_t bits)
     Py_ssize_t widen_halves "fx_widen_halves"(const half* x, Py_ssize_t count, float* y)
     Py_ssize_t narrow_to_halves "fx_narrow_to_halves"(const float* x, Py_ssize_t count, half* y)
@@ -35,6 +39,13 @@ ctypedef fused storage:  # what arrays hold
     double
     half
     bfloat16
+
+cdef enum Storage:
+    NO_ARRAY
+    FLOAT32
+    FLOAT64
+    FLOAT16
+    BFLOAT16
 
 
 # --- exp and log -------------------------------------------------------------------------------------------------

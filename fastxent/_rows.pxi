@@ -1,28 +1,8 @@
 # One sample at a time: a pass over its classes, block by block, then the formula of the operation.
 
-cdef struct Row:  # what one pass over a sample's classes finds
-    double top  # the largest logit
-    Py_ssize_t at  # its class, found for target probabilities only
-    double rest  # sum of exp(x - top) over the other classes
-    double mass  # sum of q, the target distribution times class weights (without the hot label)
-    double cross  # sum of q * (x - top)
-
-
-cdef struct Softmax:  # a sample's gradient, as far as it is the same for all classes
-    Row row
-    double share  # factor of the softmax: sum of the target, and what z_loss adds
-    double z  # the latter
-    Py_ssize_t k  # class whose gradient is computed apart: the label, or the likeliest; -1 for none
-    double e_k  # exp(x_k - top)
-    double hot  # its target, apart from q
-    const Dense* dense  # NULL if there is only a label
-    void* kept  # exp(x - tops[b]) of all blocks b; NULL if it has to be computed again
-    double tops[MAX_KEPT]
-
-
 cdef inline Row scan_blocks(
     const Job* job, Py_ssize_t s, Py_ssize_t first, Py_ssize_t last, real* block, const Dense* dense, real* kept,
-    double* tops,
+    double* tops, Turns* turns,
 ) noexcept nogil:
     """One pass over some blocks: largest logit, sum of the other exponentials, and the target's cross terms.
 
@@ -39,6 +19,7 @@ cdef inline Row scan_blocks(
     cdef bint raised
     cdef const char* sample = sample_at(&job.x, job.inner, s)
     cdef Ahead ahead
+    cdef Behind behind
     row.top = -INFINITY
     row.at = -1
     row.rest = row.mass = row.cross = 0
@@ -63,66 +44,37 @@ cdef inline Row scan_blocks(
                 <real>dense.keep, <real>dense.spread, &row.mass, &row.cross, &ahead,
             )
         ahead = block_ahead(&job.x, sample, b)
-        row.rest += block_exp_sum(
-            x, count, top, raised, NULL if kept == NULL else kept + b * BLOCK, &ahead
-        )
+        if turns != NULL and turns.before >= 0:
+            behind = behind_block(job, turns, b, block)
+            row.rest += block_exp_sum(x, count, top, raised, kept + b * BLOCK, &ahead, &behind)
+            store_rest(job, &behind, turns, b, block)
+        else:
+            row.rest += block_exp_sum(
+                x, count, top, raised, NULL if kept == NULL else kept + b * BLOCK, &ahead, NULL
+            )
         tops[b % MAX_KEPT] = row.top
     return row
 
 
 cdef inline Row scan(
-    const Job* job, Py_ssize_t s, real* block, const Dense* dense, real* kept, double* tops
+    const Job* job, Py_ssize_t s, real* block, const Dense* dense, real* kept, double* tops, Turns* turns
 ) noexcept nogil:
     """All blocks of a sample; `rest` is nan if the largest logit is infinite."""
     cdef Row row
     if job.split:
         row = scan_split(job, s, dense != NULL, kept, tops)
     else:
-        row = scan_blocks(job, s, 0, job.blocks, block, dense, kept, tops)
+        row = scan_blocks(job, s, 0, job.blocks, block, dense, kept, tops, turns)
+        if turns != NULL:
+            turns.before = -1
     if isinf(row.top):
         row.rest = NAN
     return row
 
 
-cdef inline real* kept_exponentials(const Job* job, Py_ssize_t s, real* block, real* scratch) noexcept nogil:
-    """Where a row keeps exp(x - top): in its own result, in a block or in scratch; NULL if it is too long for that.
-
-    Computing them again costs 15 to 50 % more than reading them from cache.
-    """
-    if job.direct and job.blocks <= MAX_KEPT:
-        return <real*>sample_at(&job.out, job.inner, s)
-    return block if job.blocks == 1 else scratch
-
-
-cdef inline void scaled_exponentials(
-    const Job* job, Py_ssize_t s, Py_ssize_t b, const Softmax* p, double factor, real* block
-) noexcept nogil:
-    """block = factor * exp(x - top), or the same where the result goes if that is possible."""
-    cdef Py_ssize_t j, count = min(job.classes - b * BLOCK, BLOCK)
-    cdef real* result = result_block(job, s, b, block)
-    cdef const real* e = block
-    cdef Ahead none = ahead_of(NULL, 0, 0)
-    if p.kept == NULL:
-        block_exp_sum(
-            logits_block(&job.x, sample_at(&job.x, job.inner, s), b, job.classes, block), count, <real>p.row.top,
-            False, block, &none,
-        )
-    else:
-        e = <const real*>p.kept + b * BLOCK
-        if p.tops[b] != p.row.top:
-            factor *= exp_double(p.tops[b] - p.row.top)
-    cdef real scale = <real>factor
-    for j in range(count):
-        result[j] = scale * e[j]
-
-
-cdef inline real* result_block(const Job* job, Py_ssize_t s, Py_ssize_t b, real* block) noexcept nogil:
-    return <real*>sample_at(&job.out, job.inner, s) + b * BLOCK if job.direct else block
-
-
 cdef inline void logsumexp_sample(const Job* job, Py_ssize_t s, real* block) noexcept nogil:
     cdef double tops[MAX_KEPT]
-    cdef Row row = scan(job, s, block, NULL, <real*>NULL, tops)
+    cdef Row row = scan(job, s, block, NULL, <real*>NULL, tops, NULL)
     cdef double result = row.top + log1p_double(row.rest)
     if isinf(row.top):
         result = infinite_logsumexp(job, s, row.top)
@@ -139,22 +91,21 @@ cdef inline double infinite_logsumexp(const Job* job, Py_ssize_t s, double top) 
     return top
 
 
-cdef inline double gradient_scale(const Job* job, Py_ssize_t s, const real* _like) noexcept nogil:
-    return job.factor * (<const real*>job.scale.data)[s * job.scale.step]
-
-
-cdef inline void softmax_sample(const Job* job, Py_ssize_t s, real* block, real* scratch, Work* work) noexcept nogil:
+cdef inline void softmax_sample(
+    const Job* job, Py_ssize_t s, real* block, real* scratch, Work* work, Turns* turns
+) noexcept nogil:
     """The gradient of cross-entropy without its target."""
-    cdef real* kept = kept_exponentials(job, s, block, scratch)
-    cdef Softmax p
+    cdef real* kept = kept_exponentials(job, s, block, scratch, turns)
+    cdef Softmax own
+    cdef Softmax* p = &own if turns == NULL else &turns.samples[turns.now]
     p.kept, p.share, p.dense, p.k = kept, 1, NULL, -1
-    p.row = scan(job, s, block, NULL, kept, p.tops)
-    softmax_gradient(job, s, &p, block, work)
+    p.row = scan(job, s, block, NULL, kept, p.tops, turns)
+    softmax_gradient(job, s, p, block, work, turns)
 
 
 cdef inline void log_softmax_sample(const Job* job, Py_ssize_t s, real* block, Work* work) noexcept nogil:
     cdef double tops[MAX_KEPT]
-    cdef Row row = scan(job, s, block, NULL, <real*>NULL, tops)
+    cdef Row row = scan(job, s, block, NULL, <real*>NULL, tops, NULL)
     cdef real top = <real>row.top, log_total = <real>log1p_double(row.rest)
     cdef const char* sample = sample_at(&job.x, job.inner, s)
     cdef Py_ssize_t b, full, j
@@ -216,7 +167,7 @@ cdef inline void fill_sample(const Job* job, Py_ssize_t s, real value, real* blo
         write(job, s, b, block, work)
 
 
-cdef inline bint skip_label(const Job* job, Py_ssize_t s, real* block, Work* work) noexcept nogil:
+cdef inline bint skip_label(const Job* job, Py_ssize_t s, real* block, Work* work, Turns* turns) noexcept nogil:
     """Settle samples with an ignored label (0) or one that became invalid since it was checked (nan)."""
     if job.y.storage != NO_ARRAY:
         return False
@@ -227,27 +178,33 @@ cdef inline bint skip_label(const Job* job, Py_ssize_t s, real* block, Work* wor
             return False
         value = NAN
     put_loss(job, s, value, work)
+    if turns != NULL:
+        catch_up(job, turns, block)
     if job.out.storage != NO_ARRAY:
         fill_sample(job, s, value, block, work)
     return True
 
 
 cdef inline void cross_entropy_sample(
-    const Job* job, Py_ssize_t s, real* block, const Dense* dense, real* scratch, Work* work
+    const Job* job, Py_ssize_t s, real* block, const Dense* dense, real* scratch, Work* work,
+    Turns* turns,
 ) noexcept nogil:
     """loss = sum_j t_j (lse - x_j) + z lse^2, t = q + hot [j == label]; every term is >= 0, so nothing cancels."""
-    if skip_label(job, s, block, work):
+    if skip_label(job, s, block, work, turns):
         return
     cdef bint labelled = job.y.storage == NO_ARRAY
-    cdef real* kept = kept_exponentials(job, s, block, scratch) if job.out.storage != NO_ARRAY else <real*>NULL
+    cdef real* kept = <real*>NULL
     cdef double below = 0, log_total, lse, loss
-    cdef Softmax p
+    cdef Softmax own
+    cdef Softmax* p = &own if turns == NULL else &turns.samples[turns.now]
+    if job.out.storage != NO_ARRAY:
+        kept = kept_exponentials(job, s, block, scratch, turns)
     p.kept, p.dense, p.hot, p.k = kept, dense, 0, -1
     if labelled:  # before the scan, which may overwrite the logits with their exponentials
         p.k = job.labels[s]
         p.hot = job.keep * (<const real*>job.weight.data)[p.k * job.weight.step]
         below = read_one(&job.x, sample_at(&job.x, job.inner, s), p.k)
-    p.row = scan(job, s, block, dense, kept, p.tops)
+    p.row = scan(job, s, block, dense, kept, p.tops, turns)
     log_total = log1p_double(p.row.rest)
     lse = p.row.top + log_total
     loss = p.row.mass * log_total - p.row.cross + job.z_loss * lse * lse
@@ -263,56 +220,14 @@ cdef inline void cross_entropy_sample(
             p.z = 2 * job.z_loss * lse
         p.share = p.row.mass + p.hot + p.z
         p.e_k = exp_double(below)
-        softmax_gradient(job, s, &p, block, work)
-
-
-cdef inline void softmax_gradient(
-    const Job* job, Py_ssize_t s, const Softmax* p, real* block, Work* work
-) noexcept nogil:
-    if job.split:
-        gradient_split(job, s, p, block)
-    else:
-        gradient_blocks(job, s, 0, job.blocks, p, block, work)
-
-
-cdef inline void gradient_blocks(
-    const Job* job, Py_ssize_t s, Py_ssize_t first, Py_ssize_t last, const Softmax* p, real* block, Work* work
-) noexcept nogil:
-    """scale * (share p_j - t_j) for some blocks, with class k apart.
-
-    p_k - 1 is computed as minus the sum of the other probabilities, which keeps tiny gradients exact.
-    """
-    cdef double scale = gradient_scale(job, s, block)
-    cdef double total = 1 + p.row.rest
-    cdef real minus = <real>-scale, keep = job.keep, spread = job.spread
-    cdef const real* target
-    cdef const real* weight
-    cdef double t_k
-    cdef real* result
-    cdef Py_ssize_t b, j
-    for b in range(first, last):
-        scaled_exponentials(job, s, b, p, scale * p.share / total, block)
-        result = result_block(job, s, b, block)
-        t_k = 0
-        if p.dense != NULL:
-            target, weight = target_block(job, s, b, p.dense, block), weight_block(job, b, p.dense, block)
-            if 0 <= p.k - b * BLOCK < BLOCK:
-                t_k = smoothed(weight[p.k - b * BLOCK], keep, target[p.k - b * BLOCK], spread)
-            for j in range(min(job.classes - b * BLOCK, BLOCK)):
-                result[j] += minus * smoothed(weight[j], keep, target[j], spread)
-        if 0 <= p.k - b * BLOCK < BLOCK:
-            result[p.k - b * BLOCK] = <real>(
-                scale * ((p.row.mass - t_k + p.z) * p.e_k - (p.hot + t_k) * (p.row.rest + (1 - p.e_k))) / total
-            )
-        if not job.direct:
-            write(job, s, b, block, work)
+        softmax_gradient(job, s, p, block, work, turns)
 
 
 cdef inline void nll_sample(
     const Job* job, Py_ssize_t s, real* block, const Dense* dense, Work* work
 ) noexcept nogil:
     """loss = -sum_j t_j x_j, gradient -t: only the label's class is read, or all classes once for probabilities."""
-    if skip_label(job, s, block, work):
+    if skip_label(job, s, block, work, NULL):
         return
     cdef const char* sample = sample_at(&job.x, job.inner, s)
     cdef double loss = 0, hot = 0, mass = 0

@@ -37,6 +37,28 @@ static inline void fx_stream(char* target, const char* source, size_t bytes) {
     memcpy(target, source, bytes);
 #endif
 }
+/* 64 numbers, scaled, to the beginning of a line. */
+#ifdef FX_STREAMED
+#if FX_STREAMED == 64
+#define FX(name) _mm512_##name
+#elif FX_STREAMED == 32
+#define FX(name) _mm256_##name
+#else
+#define FX(name) _mm_##name
+#endif
+#define FX_STREAM_SCALED(name, T, s)                                                                   \
+static inline void name(T* target, const T* source, T scale) {                                         \
+    for (size_t i = 0; i < 64; i += FX_STREAMED / sizeof(T))                                           \
+        FX(stream_##s)(target + i, FX(mul_##s)(FX(set1_##s)(scale), FX(loadu_##s)(source + i)));       \
+}
+#else
+#define FX_STREAM_SCALED(name, T, s)                                                                   \
+static inline void name(T* target, const T* source, T scale) {                                         \
+    for (int i = 0; i < 64; i++) target[i] = scale * source[i];                                        \
+}
+#endif
+FX_STREAM_SCALED(fx_stream_scaled_float, float, ps)
+FX_STREAM_SCALED(fx_stream_scaled_double, double, pd)
 /* Pieces that follow on one another are stored past the cache line by line, with nothing done to a line twice. */
 typedef struct {
     char* next;
@@ -50,6 +72,8 @@ static inline void fx_flush(fx_sink* sink) {
     _mm_sfence();
 #endif
 }
+/* Others have stored what lies before the line that begins with `next`. */
+static inline void fx_follow(fx_sink* sink, char* next) { sink->next = next; }
 static inline void fx_send(fx_sink* sink, char* target, const char* source, size_t bytes) {
     if (target != sink->next) {
         fx_flush(sink);
@@ -135,7 +159,6 @@ FX_TRANSPOSE4(fx_transpose4_double, double)
 
 /* Of 4-byte numbers, as many rows at once as fill the level's registers: each 128-bit part is 4 x 4 of them. */
 #if defined(__AVX512F__)
-#define FX(name) _mm512_##name
 #define FX_ROWS 16
 typedef __m512 fx_wide;
 static inline fx_wide fx_load_rows(const float* p, ptrdiff_t rows4) {
@@ -147,7 +170,6 @@ static inline fx_wide fx_load_rows(const float* p, ptrdiff_t rows4) {
 }
 #define FX_PART(v, i) ((i) == 0 ? _mm512_castps512_ps128(v) : _mm512_extractf32x4_ps(v, i))
 #elif defined(__AVX2__)
-#define FX(name) _mm256_##name
 #define FX_ROWS 8
 typedef __m256 fx_wide;
 static inline fx_wide fx_load_rows(const float* p, ptrdiff_t rows4) {
@@ -155,7 +177,6 @@ static inline fx_wide fx_load_rows(const float* p, ptrdiff_t rows4) {
 }
 #define FX_PART(v, i) ((i) == 0 ? _mm256_castps256_ps128(v) : _mm256_extractf128_ps(v, 1))
 #elif defined(__SSE2__)
-#define FX(name) _mm_##name
 #define FX_ROWS 4
 typedef __m128 fx_wide;
 static inline fx_wide fx_load_rows(const float* p, ptrdiff_t rows4) { return _mm_loadu_ps(p); }

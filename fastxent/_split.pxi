@@ -49,7 +49,7 @@ cdef void scan_segment(const Segments* segments, Py_ssize_t i, const real* _like
     cdef Py_ssize_t first = i * segments.length, last = min(first + segments.length, segments.job.blocks)
     (<Segments*>segments).rows[i] = scan_blocks(
         segments.job, segments.s, first, last, block, &dense if segments.dense else NULL, <real*>segments.kept,
-        segments.tops,
+        segments.tops, NULL,
     )
 
 

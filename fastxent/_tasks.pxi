@@ -10,25 +10,32 @@ cdef void run_rows(const Job* job, Py_ssize_t begin, Py_ssize_t end, real* scrat
     cdef real weights[BLOCK]
     cdef Dense numbers
     cdef const Dense* dense = NULL
+    cdef Turns two
+    cdef Turns* turns = NULL
     cdef Py_ssize_t s
     if is_dense(job):
         numbers = prepare_dense(job, weights, q)
         dense = &numbers
+    if job.late and scratch != NULL:
+        turns = &two
+        turns.now, turns.before, turns.sink = 0, -1, &work.sink
     for s in range(begin, end):
         if job.operation == CROSS_ENTROPY:
-            cross_entropy_sample(job, s, block, dense, scratch, work)
+            cross_entropy_sample(job, s, block, dense, scratch, work, turns)
         elif job.operation == NLL:
             nll_sample(job, s, block, dense, work)
         elif job.operation == LOGSUMEXP:
             logsumexp_sample(job, s, block)
         elif job.operation == SOFTMAX:
-            softmax_sample(job, s, block, scratch, work)
+            softmax_sample(job, s, block, scratch, work, turns)
         elif job.operation == LOG_SOFTMAX:
             log_softmax_sample(job, s, block, work)
         elif job.operation == SOFTMAX_VJP:
             softmax_vjp_sample(job, s, block, q, work)
         elif job.operation == LOG_SOFTMAX_VJP:
             log_softmax_vjp_sample(job, s, block, q, work)
+    if turns != NULL:
+        catch_up(job, turns, block)
 
 
 cdef void run_lanes(const Job* job, Py_ssize_t begin, Py_ssize_t end, Work* work, const real* _like) noexcept nogil:
@@ -94,21 +101,27 @@ cdef double run(Job* job, int num_threads) noexcept nogil:
     cdef Share share
     cdef Py_ssize_t tasks
     cdef int team
+    cdef void* memory = NULL
     share.job = job
     job.team = num_threads
     if job.split:
         num_threads = 1  # the team works at each sample
+    job.late = can_be_late(job)
     share.per_task = max(max(1, GRAIN // max(1, job.classes)), (job.samples + MAX_TASKS - 1) // MAX_TASKS)
+    if job.late:  # the last of each task is not
+        share.per_task = max(share.per_task, min(LATE_SAMPLES, job.samples // LEAST_TASKS))
     if job.lanes:
         share.per_task = (share.per_task + LANES - 1) // LANES * LANES
     tasks = (job.samples + share.per_task - 1) // share.per_task
     team = <int>min(<Py_ssize_t>num_threads, tasks)
     share.scratch = NULL
-    if job.scratch:
-        share.kept = (job.classes + LANES) * (8 if job.x.storage == FLOAT64 else 4)
-        share.scratch = <char*>malloc(team * share.kept)  # NULL will do too, it is only slower
+    if job.scratch or job.late:
+        share.kept = room(job) * (8 if job.x.storage == FLOAT64 else 4) * (2 if job.late else 1)
+        memory = malloc(team * share.kept + CACHE_LINE)  # NULL will do too, it is only slower
+        if memory != NULL:
+            share.scratch = <char*>memory + -<size_t>memory % CACHE_LINE
     deal(do_task, &share, tasks, team)
-    free(share.scratch)
+    free(memory)
     return total_of(share.sums, tasks)
 
 

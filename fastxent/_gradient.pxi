@@ -1,0 +1,197 @@
+# The gradient of one sample's softmax, from the exponentials that its scan has kept: at once, or late.
+#
+# Results that are stored past the cache are stored late: during the scan of the next sample, LANES numbers in each step
+# of its loop over exponentials. So memory is written to while the processor computes.
+
+cdef struct Softmax:  # a sample's gradient, as far as it is the same for all classes
+    Row row
+    double scale  # factor of all
+    double share  # factor of the softmax: sum of the target, and what z_loss adds
+    double z  # the latter
+    Py_ssize_t k  # class whose gradient is computed apart: the label, or the likeliest; -1 for none
+    double e_k  # exp(x_k - top)
+    double hot  # its target, apart from q
+    const Dense* dense  # NULL if there is only a label
+    void* kept  # exp(x - tops[b]) of all blocks b; NULL if it has to be computed again
+    double tops[MAX_KEPT]
+
+
+cdef struct Turns:  # two samples, for gradients that are late
+    Softmax samples[2]
+    int now  # the one that is scanned
+    Py_ssize_t before  # number of the other one, whose gradient is still to be stored; -1 for none
+    Sink* sink
+
+
+cdef inline Py_ssize_t room(const Job* job) noexcept nogil:
+    """For a sample's exponentials, in whole cache lines."""
+    return (job.classes + LANES - 1) // LANES * LANES
+
+
+cdef inline real* kept_exponentials(
+    const Job* job, Py_ssize_t s, real* block, real* scratch, const Turns* turns
+) noexcept nogil:
+    """Where a row keeps exp(x - top): in its own result, in a block or in scratch; NULL if it is too long for that.
+
+    Computing them again costs 15 to 50 % more than reading them from cache.
+    """
+    if turns != NULL:
+        return scratch + turns.now * room(job)
+    if job.direct and job.blocks <= MAX_KEPT:
+        return <real*>sample_at(&job.out, job.inner, s)
+    return block if job.blocks == 1 else scratch
+
+
+cdef inline double slope(const Softmax* p, Py_ssize_t b) noexcept nogil:
+    """What the b-th block's exponentials are to be multiplied by."""
+    cdef double factor = p.scale * p.share / (1 + p.row.rest)
+    return factor * exp_double(p.tops[b] - p.row.top) if p.kept != NULL and p.tops[b] != p.row.top else factor
+
+
+cdef inline double gradient_of_k(const Softmax* p, double t_k) noexcept nogil:
+    """The gradient of class k, of whose target `t_k` is the part in q.
+
+    p_k - 1 is computed as minus the sum of the other probabilities, which keeps tiny gradients exact.
+    """
+    cdef double rest = p.row.rest
+    return p.scale * ((p.row.mass - t_k + p.z) * p.e_k - (p.hot + t_k) * (rest + (1 - p.e_k))) / (1 + rest)
+
+
+cdef inline double gradient_scale(const Job* job, Py_ssize_t s, const real* _like) noexcept nogil:
+    return job.factor * (<const real*>job.scale.data)[s * job.scale.step]
+
+
+cdef inline void softmax_gradient(
+    const Job* job, Py_ssize_t s, Softmax* p, real* block, Work* work, Turns* turns
+) noexcept nogil:
+    p.scale = gradient_scale(job, s, block)
+    if turns != NULL:
+        turns.before, turns.now = s, 1 - turns.now
+    elif job.split:
+        gradient_split(job, s, p, block)
+    else:
+        gradient_blocks(job, s, 0, job.blocks, p, block, work)
+
+
+# --- at once -----------------------------------------------------------------------------------------------------
+
+
+cdef inline real* result_block(const Job* job, Py_ssize_t s, Py_ssize_t b, real* block) noexcept nogil:
+    return <real*>sample_at(&job.out, job.inner, s) + b * BLOCK if job.direct else block
+
+
+cdef inline void scaled_exponentials(
+    const Job* job, Py_ssize_t s, Py_ssize_t b, const Softmax* p, real* block
+) noexcept nogil:
+    """block = slope * exp(x - top), or the same where the result goes if that is possible."""
+    cdef Py_ssize_t j, count = min(job.classes - b * BLOCK, BLOCK)
+    cdef real* result = result_block(job, s, b, block)
+    cdef const real* e = block
+    cdef real scale = <real>slope(p, b)
+    cdef Ahead none = ahead_of(NULL, 0, 0)
+    if p.kept == NULL:
+        block_exp_sum(
+            logits_block(&job.x, sample_at(&job.x, job.inner, s), b, job.classes, block), count, <real>p.row.top,
+            False, block, &none, NULL,
+        )
+    else:
+        e = <const real*>p.kept + b * BLOCK
+    for j in range(count):
+        result[j] = scale * e[j]
+
+
+cdef inline void gradient_blocks(
+    const Job* job, Py_ssize_t s, Py_ssize_t first, Py_ssize_t last, const Softmax* p, real* block, Work* work
+) noexcept nogil:
+    """scale * (share p_j - t_j) for some blocks, with class k apart."""
+    cdef real minus = <real>-p.scale, keep = job.keep, spread = job.spread
+    cdef const real* target
+    cdef const real* weight
+    cdef double t_k
+    cdef real* result
+    cdef Py_ssize_t b, j
+    for b in range(first, last):
+        scaled_exponentials(job, s, b, p, block)
+        result = result_block(job, s, b, block)
+        t_k = 0
+        if p.dense != NULL:
+            target, weight = target_block(job, s, b, p.dense, block), weight_block(job, b, p.dense, block)
+            if 0 <= p.k - b * BLOCK < BLOCK:
+                t_k = smoothed(weight[p.k - b * BLOCK], keep, target[p.k - b * BLOCK], spread)
+            for j in range(min(job.classes - b * BLOCK, BLOCK)):
+                result[j] += minus * smoothed(weight[j], keep, target[j], spread)
+        if 0 <= p.k - b * BLOCK < BLOCK:
+            result[p.k - b * BLOCK] = <real>gradient_of_k(p, t_k)
+        if not job.direct:
+            write(job, s, b, block, work)
+
+
+# --- late --------------------------------------------------------------------------------------------------------
+
+
+cdef inline bint can_be_late(const Job* job) noexcept nogil:
+    """Whether the two samples' exponentials fit in cache, and nothing else makes the gradient."""
+    cdef Py_ssize_t size = 8 if job.x.storage == FLOAT64 else 4
+    return (
+        job.streamed and not (job.lanes or job.split or is_dense(job))
+        and (job.operation == CROSS_ENTROPY or job.operation == SOFTMAX) and 2 * room(job) * size <= max_scratch
+    )
+
+
+cdef inline Behind behind_block(const Job* job, const Turns* turns, Py_ssize_t b, const real* _like) noexcept nogil:
+    """The b-th block of the sample before; what comes before the first whole cache line is stored here."""
+    cdef const Softmax* p = &turns.samples[1 - turns.now]
+    cdef Py_ssize_t count = min(job.classes - b * BLOCK, BLOCK)
+    cdef Behind behind
+    behind.e = <const real*>p.kept + b * BLOCK
+    behind.result = sample_at(&job.out, job.inner, turns.before) + b * BLOCK * job.out.itemsize
+    behind.storage = job.out.storage
+    behind.slope = slope(p, b)
+    behind.begin = min(count, <Py_ssize_t>(-<size_t>behind.result % 64 // job.out.itemsize))
+    behind.steps = (count - behind.begin) // LANES
+    behind.apart = -1
+    if behind.begin <= p.k - b * BLOCK < count:
+        behind.apart = (p.k - b * BLOCK - behind.begin) // LANES
+    store_late(job, &behind, turns, b, 0, behind.begin, _like)
+    return behind
+
+
+cdef inline void store_rest(
+    const Job* job, const Behind* behind, const Turns* turns, Py_ssize_t b, const real* _like
+) noexcept nogil:
+    """What the steps of a loop have left out of a block: LANES numbers with the label's, and fewer at the end."""
+    cdef Py_ssize_t apart = behind.begin + behind.apart * LANES, after = behind.begin + behind.steps * LANES
+    if 0 <= behind.apart < behind.steps:
+        follow(turns.sink, behind.result + apart * job.out.itemsize)
+        store_late(job, behind, turns, b, apart, LANES, _like)
+    follow(turns.sink, behind.result + after * job.out.itemsize)
+    store_late(job, behind, turns, b, after, min(job.classes - b * BLOCK, BLOCK) - after, _like)
+
+
+cdef inline void store_late(
+    const Job* job, const Behind* behind, const Turns* turns, Py_ssize_t b, Py_ssize_t begin, Py_ssize_t count,
+    const real* _like,
+) noexcept nogil:
+    """`count` < LANES numbers of a block, class k's among them if it is there."""
+    cdef const Softmax* p = &turns.samples[1 - turns.now]
+    cdef const real* e = <const real*>behind.e + begin
+    cdef Py_ssize_t j, k = p.k - b * BLOCK - begin
+    cdef real scale = <real>behind.slope
+    cdef real numbers[LANES]
+    for j in range(count):
+        numbers[j] = scale * e[j]
+    if 0 <= k < count:
+        numbers[k] = <real>gradient_of_k(p, 0)
+    store_any(&job.out, behind.result + begin * job.out.itemsize, 1, count, numbers, turns.sink)
+
+
+cdef inline void catch_up(const Job* job, Turns* turns, const real* like) noexcept nogil:
+    """Store the gradient that is late, if there is one."""
+    cdef Behind behind
+    cdef Py_ssize_t b, step
+    for b in range(job.blocks if turns.before >= 0 else 0):
+        behind = behind_block(job, turns, b, like)
+        for step in range(behind.steps):
+            store_behind(&behind, step, <real>behind.slope)
+        store_rest(job, &behind, turns, b, like)
+    turns.before = -1
