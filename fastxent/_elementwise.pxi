@@ -35,6 +35,7 @@ cdef struct Elements:
     Tensor x, y, weight, pos_weight, scale
     Tensor loss, grad
     double factor
+    Watch* watch  # over the call
 
 
 # --- one block ---------------------------------------------------------------------------------------------------
@@ -148,9 +149,13 @@ cdef void element_piece(
     cdef Py_ssize_t i = begin, j, k, count
     while i < end:
         count = min(end - i, SPAN)
+        if is_stopped_at(e.watch, i // SPAN):
+            break
         for j in range(count if e.depth > 1 else 0):
             column[j] = 0
         for k in range(e.depth):
+            if is_stopped_at(e.watch, k):
+                break
             element_block(e, o, m + k, i, count, buffers, f, work)
             if e.loss.storage == NO_ARRAY or e.loss.inner == 0:
                 add_elements(f, count, work)
@@ -200,20 +205,24 @@ cdef void do_pieces(void* context, Py_ssize_t task, int thread) noexcept nogil:
     cdef Pieces* p = <Pieces*>context
     cdef Py_ssize_t begin = task * p.per_task
     cdef Py_ssize_t end = min(begin + p.per_task, p.pieces)
+    if task > 0 and is_stopped(p.e.watch):
+        return
     if p.e.x.storage == FLOAT64:
         p.sums[task] = element_task(p.e, begin, end, p.spans, <const double*>NULL)
     else:
         p.sums[task] = element_task(p.e, begin, end, p.spans, <const float*>NULL)
 
 
-cdef double run_elements(const Elements* e, int num_threads) noexcept nogil:
+cdef double run_elements(Elements* e, int num_threads) except? -1 nogil:
     """Deal the pieces out, in tasks whose bounds depend on the shape alone, and add up their sums in order."""
     cdef Pieces p
+    cdef Watch watch = new_watch()
     cdef Py_ssize_t tasks
     p.e = e
+    e.watch = &watch
     p.spans = (e.inner + e.span - 1) // e.span
     p.pieces = e.outer * (e.middle // e.depth) * p.spans
     p.per_task = max(max(1, GRAIN // (e.span * e.depth)), (p.pieces + MAX_TASKS - 1) // MAX_TASKS)
     tasks = (p.pieces + p.per_task - 1) // p.per_task
     deal(do_pieces, &p, tasks, num_threads)
-    return total_of(p.sums, tasks)
+    return -1 if watch.stopped else total_of(p.sums, tasks)

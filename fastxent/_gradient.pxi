@@ -111,6 +111,8 @@ cdef inline void gradient_blocks(
     cdef real* result
     cdef Py_ssize_t b, j
     for b in range(first, last):
+        if is_stopped_at(job.watch, b):
+            break
         scaled_exponentials(job, s, b, p, block)
         result = result_block(job, s, b, block)
         t_k = 0

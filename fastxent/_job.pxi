@@ -61,6 +61,7 @@ cdef struct Job:
     bint direct  # whether row kernels may compute where the result goes
     bint split  # whether the team works at one sample after the other
     int team  # threads, for that
+    Watch* watch  # over the call
     bint scratch  # whether rows keep their exponentials in scratch memory
     bint late  # whether a sample's gradient is stored during the scan of the next one
     bint streamed  # whether the result is stored past the cache

@@ -14,6 +14,7 @@ from libc.string cimport memset
 
 include "_numbers.pxi"
 include "_blocks.pxi"
+include "_watch.pxi"
 include "_job.pxi"
 include "_gradient.pxi"
 include "_rows.pxi"

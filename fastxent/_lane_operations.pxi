@@ -27,6 +27,8 @@ cdef inline void softmax_tile(
     for lane in range(LANES):
         state[FACTOR + lane] = state[MINUS + lane] / (one + state[REST + lane])
     for b in range(job.tiles):
+        if is_stopped_at(job.watch, b):
+            break
         exponential_tile(job, first, count, b, state, tile)
         for c in range(min(job.classes - b * job.tile, job.tile)):
             for lane in range(LANES):
@@ -53,6 +55,8 @@ cdef inline void log_softmax_tile(
     for lane in range(LANES):
         state[FACTOR + lane] = log1p_above(state[REST + lane])
     for b in range(job.tiles):
+        if is_stopped_at(job.watch, b):
+            break
         classes = read_tile(&job.x, job, first, count, b, tile)
         for c in range(classes):
             for lane in range(LANES):
@@ -190,6 +194,8 @@ cdef inline void cross_entropy_gradient_tile(
     if skips:
         skip_lanes(job, first, count, state + PATCH, state)
     for b in range(job.tiles):
+        if is_stopped_at(job.watch, b):
+            break
         exponential_tile(job, first, count, b, state, tile)
         if q != NULL and job.tiles > 1:
             read_target_tile(job, first, count, b, min(job.classes - b * job.tile, job.tile), q)
@@ -254,11 +260,15 @@ cdef inline void softmax_vjp_tile(
     set_lanes(state + CROSS, <real>0)
     set_lanes(state + TOP, <real>0)
     for b in range(job.tiles):
+        if is_stopped_at(job.watch, b):
+            break
         classes = read_tile(&job.x, job, first, count, b, p)
         read_tile(&job.y, job, first, count, b, g)
         ahead = tile_ahead(&job.y, job, first, b, classes)
         add_target(g, p, classes, state, &ahead)
     for b in range(job.tiles):
+        if is_stopped_at(job.watch, b):
+            break
         classes = read_tile(&job.x, job, first, count, b, p)
         read_tile(&job.y, job, first, count, b, g)
         for c in range(classes):
@@ -277,10 +287,14 @@ cdef inline void log_softmax_vjp_tile(
     set_lanes(state + CROSS, <real>0)
     set_lanes(state + TOP, <real>0)
     for b in range(job.tiles):
+        if is_stopped_at(job.watch, b):
+            break
         classes = read_tile(&job.y, job, first, count, b, g)
         ahead = tile_ahead(&job.y, job, first, b, classes)
         add_target(g, g, classes, state, &ahead)
     for b in range(job.tiles):
+        if is_stopped_at(job.watch, b):
+            break
         classes = read_tile(&job.x, job, first, count, b, p)
         read_tile(&job.y, job, first, count, b, g)
         for c in range(classes):

@@ -38,6 +38,8 @@ cdef inline void scan_tile(
     set_lanes(state + TOP, <real>-INFINITY)
     set_lanes(state + AT, <real>-1)
     for b in range(job.tiles):
+        if is_stopped_at(job.watch, b):
+            break
         classes = read_tile(&job.x, job, first, count, b, tile)
         raise_tops(tile, b * job.tile, classes, state)
         if job.labels != NULL:

@@ -5,8 +5,10 @@ default one ends the process when two threads enter it, another one a forked chi
 threads that a busy machine has not even started.
 """
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from math import fsum
 from typing import Any
 
@@ -25,6 +27,7 @@ from ._numba_trace import LANES
 
 GRAIN = 1 << 15  # elements in one task
 HELP = 1 << 17  # elements worth a further thread: waking one takes as long as some of them
+SLICE = 1 << 24  # elements, that is at most a tenth of a second, between two looks for signals
 MOST_THREADS = 256
 MOST_TASKS = 1024  # of elements, with a sum each: more elements make them longer
 MAPS = ("softmax", "log_softmax", "softmax_vjp", "log_softmax_vjp")  # kernels that fill an array like x, and no other
@@ -33,23 +36,51 @@ FEW_CLASSES = 64  # contiguous classes up to here go to lane kernels
 _pool = ThreadPoolExecutor(MOST_THREADS, "fastxent")  # starts a thread when there is none to spare
 
 
-def _in_threads(work: Callable[[], None], team: int) -> None:
-    """Call `work` in this thread and up to `team` - 1 others, which need not start at all."""
-    helpers: list[Future[None]] = []
+def _deal(work: Callable[[Array], None], tasks: int, elements: int, num_threads: int) -> None:
+    """Have all tasks, which `work` takes from a counter, done in this thread and in others, which need not even start.
+
+    This one takes a SLICE of the elements at a time, so that it hears signals in between.
+    """
+    if elements <= HELP or (num_threads == 1 and elements <= SLICE):
+        work(np.zeros(1, np.int64))
+        return
+    counter, working = np.array([0, max(1, tasks * SLICE // elements)]), list[None]()
+
+    def share() -> None:
+        working.append(None)
+        try:
+            work(counter[:1])
+        finally:
+            working.pop()
+
     try:
-        for _ in range(min(team, MOST_THREADS) - 1):
-            helpers.append(_pool.submit(work))
-    except RuntimeError:  # the interpreter is shutting down: no more threads
-        pass
-    work()
-    for helper in helpers:
-        if not helper.cancel():
-            helper.result()
+        helpers = _hire(share, min(num_threads, MOST_THREADS, -(-elements // HELP)) - 1)
+        while counter[0] < tasks:
+            work(counter)
+        for helper in helpers:
+            if not helper.cancel():
+                helper.result()
+    except BaseException:  # that of Ctrl-C may come anywhere, before a helper is known too
+        counter[0] = tasks
+        while working:
+            with suppress(KeyboardInterrupt):
+                time.sleep(0.001)
+        raise
+
+
+def _hire(work: Callable[[], None], helpers: int) -> list[Future[None]]:
+    """Have so many other threads do it, or as many as there may be."""
+    hired: list[Future[None]] = []
+    with suppress(RuntimeError):  # the interpreter is shutting down, or the system gives no more threads
+        for _ in range(helpers):
+            hired.append(_pool.submit(work))
+    return hired
 
 
 # --- compilation -------------------------------------------------------------------------------------------------
 
 _versions: dict[tuple[Any, ...], Any] = {}
+_COUNTER = np.zeros(1, np.int64)  # what kernels are compiled for
 
 
 def _type_of(argument: Any) -> Any:
@@ -109,28 +140,31 @@ def _run(
     samples = x.shape[0] * inner
     if samples == 0 or (classes == 0 and name in MAPS):  # an array of no bytes may well have 2^60 samples
         return
-    size, team = max(1, GRAIN // max(1, classes)), min(num_threads, -(-samples * classes // HELP))
-    arguments, kinds = (x, *between, out), (x.dtype, y.dtype, x.ndim, out is None)
+    size, arguments = max(1, GRAIN // max(1, classes)), (x, *between, out)
+    kinds = x.dtype, y.dtype, x.ndim, out is None
     if _use_lanes(x, classes, inner):
-        _launch((getattr(lanes, name), *kinds), arguments, samples, -(-size // LANES) * LANES, team, 0)
+        _launch((getattr(lanes, name), *kinds), arguments, samples, -(-size // LANES) * LANES, num_threads, 0)
         return
     kernel, arguments, parts = getattr(rows, name), tuple(map(_row_major, arguments)), number_of_parts(samples, classes)
     spare = -(-min(classes, BLOCK if parts else kept) // LANES) * LANES
     found = np.empty((samples, parts, FINDINGS)) if parts else None
     for joining in range(2 if parts else 1):
-        _launch(
-            (kernel, *kinds, parts == 0), (*arguments, found, joining), samples * max(1, parts), size, team, spare,
-        )  # fmt: skip
+        pieces, rest = samples * max(1, parts), (found, joining)
+        _launch((kernel, *kinds, parts == 0), (*arguments, *rest), pieces, size, num_threads, spare)
     if out is not None and arguments[-1] is not out:
         out[...] = arguments[-1]
 
 
-def _launch(key: tuple[Any, ...], arguments: tuple[Any, ...], tasks: int, size: int, team: int, spare: int) -> None:
-    """Have a team do all tasks, so many at a time; each thread has some spare memory."""
-    dtype = _computing(arguments[0])
-    arguments = *arguments, np.zeros(1, np.int64), size if team > 1 else tasks
-    version = _version(key, (*arguments, np.empty(0, dtype)))
-    _in_threads(lambda: version(*arguments, np.empty(spare, dtype)), team)
+def _launch(
+    key: tuple[Any, ...], arguments: tuple[Any, ...], pieces: int, size: int, num_threads: int, length: int
+) -> None:
+    """Have all pieces done, so many at a time; each thread has spare memory for a number of exponentials."""
+    spare = np.empty(length, _computing(arguments[0]))
+    version = _version(key, (*arguments, _COUNTER, size, spare))
+    _deal(
+        lambda counter: version(*arguments, counter, size, np.empty_like(spare)),
+        -(-pieces // size), arguments[0].size, num_threads,
+    )  # fmt: skip
 
 
 def _computing(x: Array) -> Any:
@@ -208,11 +242,11 @@ def elementwise(
     span = inner if mode == elements.ROWS else min(inner, elements.SPAN if depth > 1 else GRAIN)
     pieces = outer * (middle // depth) * -(-inner // span)
     size = max(1, GRAIN // (span * depth), -(-pieces // MOST_TASKS))
-    totals, counter = np.empty(-(-pieces // size)), np.zeros(1, np.int64)
+    totals = np.empty(-(-pieces // size))
     losses = weight if loss is None else loss  # has the right type, and is not written
-    arguments = x, y, weight, pos_weight, scale, factor, losses, grad, mode, span, totals, counter, size
-    version = _version((elements.KERNELS[name], x.dtype, y.dtype, grad is None), arguments)
-    _in_threads(lambda: version(*arguments), min(num_threads, -(-x.size // HELP)))
+    arguments = x, y, weight, pos_weight, scale, factor, losses, grad, mode, span, totals
+    version = _version((elements.KERNELS[name], x.dtype, y.dtype, grad is None), (*arguments, _COUNTER, size))
+    _deal(lambda counter: version(*arguments, counter, size), totals.size, x.size, num_threads)
     return _sum(totals) if loss is None else 0.0
 
 
@@ -233,9 +267,9 @@ def _chunks(
     """Sums, and first bad labels, of chunks whose bounds depend on the number of samples alone."""
     count = -(-values.size // sums.CHUNK)
     totals, bads = np.empty(count), np.empty(count, np.int64)
-    arguments = values, _not_empty(weight), *others, totals, bads, np.zeros(1, np.int64), sums.CHUNK
-    version = _version((kernel, values.dtype, weight.dtype), arguments)
-    _in_threads(lambda: version(*arguments), min(num_threads, -(-values.size // HELP)))
+    arguments = values, _not_empty(weight), *others, totals, bads
+    version = _version((kernel, values.dtype, weight.dtype), (*arguments, _COUNTER, sums.CHUNK))
+    _deal(lambda counter: version(*arguments, counter, sums.CHUNK), count, values.size, num_threads)
     return totals, bads
 
 

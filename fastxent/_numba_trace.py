@@ -341,13 +341,20 @@ def each(start, stop, step=1):
 
 
 def tasks(counter, size, samples):
-    """Begin and end of one task of samples after the other, until all threads have taken all of them."""
-    state = Variables(begin=samples)
+    """Begin and end of one task of samples after the other, until all threads have taken all of them.
+
+    A second number beside the counter is how many of them this call may take.
+    """
+    most = where(counter.size > 1, counter.data[counter.size - 1], (1 << 63) - 1)
+    state = Variables(begin=samples, left=most)
 
     def take():
-        one = ir.Constant(ir.IntType(64), 1)
-        taken = samples.builder.atomic_rmw("add", counter.data.code, one, "monotonic")
-        state.begin = Value(samples.builder, taken, INT64) * size
+        state.begin = samples
+        with when(state.left > 0):
+            one = ir.Constant(ir.IntType(64), 1)
+            taken = samples.builder.atomic_rmw("add", counter.data.code, one, "monotonic")
+            state.begin = Value(samples.builder, taken, INT64) * size
+        state.left = state.left - 1
         return state.begin < samples
 
     for _ in during(samples.builder, take):

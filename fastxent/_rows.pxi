@@ -24,6 +24,8 @@ cdef inline Row scan_blocks(
     row.at = -1
     row.rest = row.mass = row.cross = 0
     for b in range(first, last):
+        if is_stopped_at(job.watch, b):
+            break
         count = min(job.classes - b * BLOCK, BLOCK)
         x = logits_block(&job.x, sample, b, job.classes, block)
         block_top = block_max(x, count)
@@ -86,6 +88,8 @@ cdef inline double infinite_logsumexp(const Job* job, Py_ssize_t s, double top) 
     cdef const char* sample = sample_at(&job.x, job.inner, s)
     cdef Py_ssize_t j
     for j in range(job.classes):
+        if j % BLOCK == 0 and is_stopped_at(job.watch, j // BLOCK):
+            break
         if isnan(read_one(&job.x, sample, j)):
             return NAN
     return top
@@ -110,6 +114,8 @@ cdef inline void log_softmax_sample(const Job* job, Py_ssize_t s, real* block, W
     cdef const char* sample = sample_at(&job.x, job.inner, s)
     cdef Py_ssize_t b, full, j
     for b in range(job.blocks):
+        if is_stopped_at(job.watch, b):
+            break
         full = read(&job.x, sample, b, job.classes, block, <real>0)
         for j in range(full):
             block[j] = (block[j] - top) - log_total
@@ -123,10 +129,14 @@ cdef inline void softmax_vjp_sample(const Job* job, Py_ssize_t s, real* p, real*
     cdef Py_ssize_t b, full, j
     cdef double dot = 0
     for b in range(job.blocks):
+        if is_stopped_at(job.watch, b):
+            break
         full = read(&job.x, probs, b, job.classes, p, <real>0)
         read(&job.y, grad, b, job.classes, g, <real>0)
         dot += block_dot(p, g, full, <real>0)
     for b in range(job.blocks):
+        if is_stopped_at(job.watch, b):
+            break
         full = read(&job.x, probs, b, job.classes, p, <real>0)
         read(&job.y, grad, b, job.classes, g, <real>0)
         for j in range(full):
@@ -141,9 +151,13 @@ cdef inline void log_softmax_vjp_sample(const Job* job, Py_ssize_t s, real* p, r
     cdef Py_ssize_t b, full, j
     cdef double total = 0
     for b in range(job.blocks):
+        if is_stopped_at(job.watch, b):
+            break
         full = read(&job.y, grad, b, job.classes, g, <real>0)
         total += block_sum(g, full)
     for b in range(job.blocks):
+        if is_stopped_at(job.watch, b):
+            break
         full = read(&job.x, log_probs, b, job.classes, p, <real>0)
         read(&job.y, grad, b, job.classes, g, <real>0)
         for j in range(full):
@@ -164,6 +178,8 @@ cdef inline void fill_sample(const Job* job, Py_ssize_t s, real value, real* blo
     for j in range(min(job.classes, BLOCK)):
         block[j] = value
     for b in range(job.blocks):
+        if is_stopped_at(job.watch, b):
+            break
         write(job, s, b, block, work)
 
 
@@ -239,6 +255,8 @@ cdef inline void nll_sample(
         loss = hot * read_one(&job.x, sample, label)
     else:
         for b in range(job.blocks):
+            if is_stopped_at(job.watch, b):
+                break
             ahead = block_ahead(&job.y, sample_at(&job.y, job.inner, s), b)
             block_target(
                 logits_block(&job.x, sample, b, job.classes, block), target_block(job, s, b, dense, block),
@@ -260,6 +278,8 @@ cdef inline void nll_gradient(
     for j in range(min(job.classes, BLOCK) if label >= 0 else 0):
         block[j] = 0
     for b in range(job.blocks):
+        if is_stopped_at(job.watch, b):
+            break
         if 0 <= label - b * BLOCK < BLOCK:
             block[label - b * BLOCK] = <real>(minus * hot)
         elif label < 0:

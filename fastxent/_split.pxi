@@ -55,6 +55,8 @@ cdef void scan_segment(const Segments* segments, Py_ssize_t i, const real* _like
 
 cdef void do_scan(void* context, Py_ssize_t task, int thread) noexcept nogil:
     cdef const Segments* segments = <const Segments*>context
+    if is_stopped(segments.job.watch):
+        return
     if segments.job.x.storage == FLOAT64:
         scan_segment(segments, task, <const double*>NULL)
     else:
@@ -92,6 +94,8 @@ cdef void gradient_segment(const Segments* segments, Py_ssize_t i, const real* _
 
 cdef void do_gradient(void* context, Py_ssize_t task, int thread) noexcept nogil:
     cdef const Segments* segments = <const Segments*>context
+    if is_stopped(segments.job.watch):
+        return
     if segments.job.x.storage == FLOAT64:
         gradient_segment(segments, task, <const double*>NULL)
     else:

@@ -92,17 +92,21 @@ cdef struct Share:  # what the tasks of a call have in common
 cdef void do_task(void* context, Py_ssize_t task, int thread) noexcept nogil:
     cdef Share* share = <Share*>context
     cdef Py_ssize_t begin = task * share.per_task
+    if task > 0 and is_stopped(share.job.watch):
+        return
     cdef void* scratch = NULL if share.scratch == NULL else share.scratch + thread * share.kept
     share.sums[task] = run_task(share.job, begin, min(begin + share.per_task, share.job.samples), scratch)
 
 
-cdef double run(Job* job, int num_threads) noexcept nogil:
+cdef double run(Job* job, int num_threads) except? -1 nogil:
     """Deal the samples out in tasks of about GRAIN elements, and add up their sums in order."""
     cdef Share share
+    cdef Watch watch = new_watch()
     cdef Py_ssize_t tasks
     cdef int team
     cdef void* memory = NULL
     share.job = job
+    job.watch = &watch
     job.team = num_threads
     if job.split:
         num_threads = 1  # the team works at each sample
@@ -122,7 +126,7 @@ cdef double run(Job* job, int num_threads) noexcept nogil:
             share.scratch = <char*>memory + -<size_t>memory % CACHE_LINE
     deal(do_task, &share, tasks, team)
     free(memory)
-    return total_of(share.sums, tasks)
+    return -1 if watch.stopped else total_of(share.sums, tasks)
 
 
 # --- per-sample sums ---------------------------------------------------------------------------------------------
@@ -201,17 +205,23 @@ cdef void do_chunk(void* context, Py_ssize_t task, int thread) noexcept nogil:
     cdef Share* share = <Share*>context
     cdef Py_ssize_t begin = task * share.per_task
     cdef Py_ssize_t end = min(begin + share.per_task, share.job.samples)
+    if task > 0 and is_stopped(share.job.watch):
+        return
     share.sums[task] = chunk(share.job, begin, end, &share.bads[task])
 
 
-cdef double run_chunks(const Job* job, Py_ssize_t* bad, int num_threads) noexcept nogil:
+cdef double run_chunks(Job* job, Py_ssize_t* bad, int num_threads) except? -1 nogil:
     """Add up chunks whose bounds depend on the number of samples alone, in order."""
     cdef Share share
+    cdef Watch watch = new_watch()
     cdef Py_ssize_t tasks, task
     share.job = job
+    job.watch = &watch
     share.per_task = max(SAMPLES, (job.samples + MAX_TASKS - 1) // MAX_TASKS)
     tasks = (job.samples + share.per_task - 1) // share.per_task
     deal(do_chunk, &share, tasks, num_threads)
+    if watch.stopped:
+        return -1
     bad[0] = -1
     for task in range(tasks):
         if job.operation == CHECK_TARGET and bad[0] < 0:
