@@ -36,27 +36,32 @@ FEW_CLASSES = 64  # contiguous classes up to here go to lane kernels
 _pool = ThreadPoolExecutor(MOST_THREADS, "fastxent")  # starts a thread when there is none to spare
 
 
-def _deal(work: Callable[[Array], None], tasks: int, elements: int, num_threads: int) -> None:
+def _deal(
+    work: Callable[[Array, Array], None], spare: Array, tasks: int, elements: int, num_threads: int
+) -> None:  # fmt: skip
     """Have all tasks, which `work` takes from a counter, done in this thread and in others, which need not even start.
 
-    This one takes a SLICE of the elements at a time, so that it hears signals in between.
+    This one takes a SLICE of the elements at a time, so that it hears signals in between. `spare` is its memory; it is
+    there before anything is written.
     """
     if elements <= HELP or (num_threads == 1 and elements <= SLICE):
-        work(np.zeros(1, np.int64))
+        work(np.zeros(1, np.int64), spare)
         return
     counter, working = np.array([0, max(1, tasks * SLICE // elements)]), list[None]()
 
     def share() -> None:
         working.append(None)
         try:
-            work(counter[:1])
+            work(counter[:1], np.empty_like(spare))
+        except MemoryError:
+            pass  # others will do it all
         finally:
             working.pop()
 
     try:
         helpers = _hire(share, min(num_threads, MOST_THREADS, -(-elements // HELP)) - 1)
         while counter[0] < tasks:
-            work(counter)
+            work(counter, spare)
         for helper in helpers:
             if not helper.cancel():
                 helper.result()
@@ -162,8 +167,8 @@ def _launch(
     spare = np.empty(length, _computing(arguments[0]))
     version = _version(key, (*arguments, _COUNTER, size, spare))
     _deal(
-        lambda counter: version(*arguments, counter, size, np.empty_like(spare)),
-        -(-pieces // size), arguments[0].size, num_threads,
+        lambda counter, spare: version(*arguments, counter, size, spare),
+        spare, -(-pieces // size), arguments[0].size, num_threads,
     )  # fmt: skip
 
 
@@ -246,7 +251,9 @@ def elementwise(
     losses = weight if loss is None else loss  # has the right type, and is not written
     arguments = x, y, weight, pos_weight, scale, factor, losses, grad, mode, span, totals
     version = _version((elements.KERNELS[name], x.dtype, y.dtype, grad is None), (*arguments, _COUNTER, size))
-    _deal(lambda counter: version(*arguments, counter, size), totals.size, x.size, num_threads)
+    _deal(
+        lambda counter, _: version(*arguments, counter, size), _COUNTER, totals.size, x.size, num_threads
+    )  # fmt: skip
     return _sum(totals) if loss is None else 0.0
 
 
@@ -269,7 +276,9 @@ def _chunks(
     totals, bads = np.empty(count), np.empty(count, np.int64)
     arguments = values, _not_empty(weight), *others, totals, bads
     version = _version((kernel, values.dtype, weight.dtype), (*arguments, _COUNTER, sums.CHUNK))
-    _deal(lambda counter: version(*arguments, counter, sums.CHUNK), count, values.size, num_threads)
+    _deal(
+        lambda counter, _: version(*arguments, counter, sums.CHUNK), _COUNTER, count, values.size, num_threads
+    )  # fmt: skip
     return totals, bads
 
 
