@@ -13,6 +13,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from ._numba_around import function_that
+
 CACHE_LINE = 64  # bytes
 LANES = 32  # two AVX-512 or four AVX2 registers of float32: enough to hide the latency of an addition
 
@@ -384,7 +386,6 @@ def _value(context, builder, code, kind):
 
 def kernel(function):
     """A function for Numba to compile that does what this one writes when called with such arguments."""
-    names = ", ".join(inspect.signature(function).parameters)
 
     def typed(_context, *kinds):
         def generate(context, builder, signature, codes):
@@ -393,11 +394,6 @@ def kernel(function):
 
         return types.none(*kinds), generate
 
-    parameters = ["_context", *inspect.signature(function).parameters]
-    typed.__signature__ = inspect.Signature(
-        [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in parameters]
-    )
-    # Numba compiles functions of Python's bytecode only, and looks for its disk cache beside their file.
-    space = {"write": intrinsic(typed), "__name__": function.__module__}
-    exec(compile(f"def {function.__name__}({names}): write({names})", function.__code__.co_filename, "exec"), space)
-    return space[function.__name__]
+    kind, names = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.signature(function).parameters
+    typed.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in ("_context", *names)])
+    return function_that(function, intrinsic(typed))
