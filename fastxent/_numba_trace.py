@@ -13,7 +13,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ._numba_around import function_that
+from ._numba_around import function_that, plain_arithmetic
 
 CACHE_LINE = 64  # bytes
 LANES = 32  # two AVX-512 or four AVX2 registers of float32: enough to hide the latency of an addition
@@ -389,7 +389,8 @@ def kernel(function):
 
     def typed(_context, *kinds):
         def generate(context, builder, signature, codes):
-            function(*map(lambda code, kind: _value(context, builder, code, kind), codes, signature.args))
+            with plain_arithmetic(builder):
+                function(*map(lambda code, kind: _value(context, builder, code, kind), codes, signature.args))
             return context.get_dummy_value()
 
         return types.none(*kinds), generate

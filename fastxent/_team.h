@@ -13,6 +13,44 @@
 /* Does one task; `thread` is 0 for the caller and differs among those who work at the same time. */
 typedef void (*fx_body)(void* context, ptrdiff_t task, int thread);
 
+/* Kernels round to nearest and keep subnormal numbers, whatever some library has told this thread to do. These two
+   change it where it has to be, and back. */
+#if defined(__x86_64__) || defined(_M_X64)
+#include <xmmintrin.h>
+#define FX_PLAIN 0x1f80u /* nothing but the masks of all exceptions */
+#define FX_FLAGS 0x3fu   /* the exceptions that there have been */
+#define fx_mode() _mm_getcsr()
+#define fx_set_mode(mode) _mm_setcsr(mode)
+#elif defined(__aarch64__) && defined(__GNUC__)
+#define FX_PLAIN 0u
+#define FX_FLAGS 0u /* are in another register */
+static unsigned fx_mode(void) {
+    unsigned long long mode;
+    __asm__ __volatile__("mrs %0, fpcr" : "=r"(mode));
+    return (unsigned)mode;
+}
+#define fx_set_mode(mode) __asm__ __volatile__("msr fpcr, %0" : : "r"((unsigned long long)(mode)))
+#else
+#define FX_PLAIN 0u
+#define FX_FLAGS 0u
+#define fx_mode() FX_PLAIN
+#define fx_set_mode(mode) (void)(mode)
+#endif
+
+static unsigned fx_compute_plainly(void) {
+    unsigned mode = fx_mode();
+    if ((mode & ~FX_FLAGS) != FX_PLAIN) fx_set_mode(FX_PLAIN);
+    return mode;
+}
+
+static void fx_compute_as(unsigned mode) {
+    if ((mode & ~FX_FLAGS) != FX_PLAIN) fx_set_mode(mode);
+}
+
+static void fx_do_all(fx_body body, void* context, ptrdiff_t tasks) {
+    for (ptrdiff_t task = 0; task < tasks; task++) body(context, task, 0);
+}
+
 #if defined(__GNUC__) && !defined(_WIN32)
 #include <pthread.h>
 #include <signal.h>
@@ -49,6 +87,7 @@ static void* fx_help(void* nothing) {
     unsigned last = 0;
     int thread;
     (void)nothing;
+    fx_compute_plainly();
     for (;;) {
         for (int i = 0; i < FX_MOMENT && __atomic_load_n(&fx_team.number, __ATOMIC_RELAXED) == last; i++) fx_pause();
         pthread_mutex_lock(&fx_team.lock);
@@ -82,11 +121,10 @@ static void fx_hire(int helpers) {
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-/* All tasks, by up to `threads` threads; alone while another thread of the program has the team. */
-static void fx_deal(fx_body body, void* context, ptrdiff_t tasks, int threads) {
-    if (threads > tasks) threads = (int)tasks;
-    if (threads <= 1 || __atomic_exchange_n(&fx_team.taken, 1, __ATOMIC_ACQUIRE)) {
-        for (ptrdiff_t task = 0; task < tasks; task++) body(context, task, 0);
+/* Alone while another thread of the program has the team. */
+static void fx_share_out(fx_body body, void* context, ptrdiff_t tasks, int threads) {
+    if (__atomic_exchange_n(&fx_team.taken, 1, __ATOMIC_ACQUIRE)) {
+        fx_do_all(body, context, tasks);
         return;
     }
     pthread_mutex_lock(&fx_team.lock);
@@ -111,10 +149,18 @@ static void fx_deal(fx_body body, void* context, ptrdiff_t tasks, int threads) {
 
 #else
 #define FX_THREADS 0
-static void fx_deal(fx_body body, void* context, ptrdiff_t tasks, int threads) {
-    (void)threads;
-    for (ptrdiff_t task = 0; task < tasks; task++) body(context, task, 0);
-}
+#define fx_share_out(body, context, tasks, threads) fx_do_all(body, context, tasks)
 #endif
+
+/* All tasks, by up to `threads` threads. */
+static void fx_deal(fx_body body, void* context, ptrdiff_t tasks, int threads) {
+    unsigned mode = fx_compute_plainly();
+    if (threads > tasks) threads = (int)tasks;
+    if (threads <= 1)
+        fx_do_all(body, context, tasks);
+    else
+        fx_share_out(body, context, tasks, threads);
+    fx_compute_as(mode);
+}
 
 #endif

@@ -16,12 +16,12 @@ from fastxent import _backends, _config
 ROOT = str(Path(fx.__file__).parents[1])
 
 
-def python(code, **environ):
+def python(code, *options, **environ):
     """Run code in a fresh interpreter; environment variables by name."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("FASTXENT_", "OMP_"))}
     path = os.pathsep.join(filter(None, [ROOT, inherited.get("PYTHONPATH")]))
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, *options, "-c", code],
         env={**inherited, "PYTHONPATH": path, **environ},
         capture_output=True,
         text=True,
