@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 import numpy as np
 import pytest
 from cases import ALL, DTYPES, make_options
+from test_config import python
 
 import fastxent as fx
 from fastxent import _config
@@ -95,3 +96,70 @@ def test_a_fork_amid_calls(backend, monkeypatch):
         stop.set()
         for caller in callers:
             caller.join()
+
+
+@pytest.mark.parametrize("name", ["cython", "numba"])
+def test_workers_of_joblib(name):
+    joblib = pytest.importorskip("joblib")
+    if name == "numba":
+        pytest.importorskip("numba")
+    expected = result_of(name)
+    with joblib.parallel_config("loky", n_jobs=2, inner_max_num_threads=1):
+        assert joblib.Parallel()(joblib.delayed(result_of)(name) for _ in range(4)) == [expected] * 4
+
+
+# As servers do: all is loaded and used before workers are forked, and a signal ends these in the middle of a call.
+SERVER = """
+import os, signal, sys, time, numpy as np, fastxent as fx
+row = np.sin(np.arange(65536, dtype="f4"))
+def result():
+    return fx.softmax(np.broadcast_to(row, (20, 65536))).tobytes()
+def serve(ready):
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+    os.write(ready, b"1" if result() == expected else b"0")
+    fx.cross_entropy(np.broadcast_to(row, (1 << 20, 65536)), np.zeros(1 << 20, int))
+expected, (heard, ready), workers = result(), os.pipe(), []
+for _ in range(3):
+    child = os.fork()
+    if child == 0:
+        serve(ready)
+    workers.append(child)
+print(b"".join(os.read(heard, 1) for _ in workers))
+time.sleep(0.1)
+for child in workers:
+    os.kill(child, signal.SIGTERM)
+print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in workers], result() == expected)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("name", ["cython", "numba"])
+def test_workers_of_a_server(name):
+    if name == "numba":
+        pytest.importorskip("numba")
+    result = python(SERVER, FASTXENT_BACKEND=name, PYTHONWARNINGS="ignore::DeprecationWarning")
+    assert result.stderr == ""
+    assert result.stdout == "b'111'\n[7, 7, 7] True\n"
+
+
+OTHERS = """
+import numba, numpy as np, torch, fastxent as fx
+from threadpoolctl import threadpool_info
+def counts():
+    return {pool["filepath"]: pool["num_threads"] for pool in threadpool_info()} | {
+        "torch": (torch.get_num_threads(), torch.get_num_interop_threads()), "numba": numba.get_num_threads()
+    }
+x, before = np.ones((600, 1000)), counts()
+for name in ("cython", "numba"):
+    with fx.config_context(backend=name):
+        fx.cross_entropy_with_grad(x, np.zeros(600, int)), fx.entropy(x)
+print(len(before), {name for name, count in before.items() if counts()[name] != count})
+"""
+
+
+def test_threads_of_other_libraries_are_left_alone():
+    for library in ("torch", "threadpoolctl", "numba"):
+        pytest.importorskip(library)
+    number, changed = python(OTHERS).stdout.split(maxsplit=1)
+    assert int(number) > 2  # BLAS or OpenMP besides
+    assert changed.strip() == "set()"
