@@ -11,15 +11,22 @@ QUICK := --quick --launch-method forkserver -b 'Shapes.*(small batch|ImageNet)' 
 SANITIZED := build/sanitized
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 UNSANITIZED := bench cli examples leaks memory vectorisation
+EMULATED := tests/test_published.py tests/test_semantics.py
 PRELOAD = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-name=libstdc++.so)
 
-.PHONY: demo test lint format bench bench-full bench-compare bench-instructions sanitize clean
+.PHONY: demo test test-large emulate lint format bench bench-full bench-compare bench-instructions sanitize clean
 
 demo: .venv/.demo  ## train on handwritten digits
 	$(BIN)/fastxent demo
 
 test: .venv/.test  ## the whole test suite, docstring examples included
 	$(BIN)/pytest -n auto
+
+test-large: .venv/.test  ## more than 2**31 numbers that are all in memory: 5 GB
+	FASTXENT_LARGE=1 $(BIN)/pytest tests/test_large.py
+
+emulate: .venv/.test  ## on processors without AVX2 and without AVX-512; needs qemu-x86_64
+	for cpu in Nehalem Haswell; do qemu-x86_64 -cpu $$cpu $(BIN)/python -m pytest -k cython $(EMULATED) || exit 1; done
 
 lint: .venv/.dev  ## style and types
 	$(BIN)/ruff check .

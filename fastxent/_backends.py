@@ -127,9 +127,12 @@ def _load_cython() -> ModuleType:
 
 def _load_numba() -> ModuleType:
     try:
-        return importlib.import_module(f"{__package__}._numba")
+        module = importlib.import_module(f"{__package__}._numba")
     except ImportError as error:
         raise RuntimeError(f"backend 'numba' needs Numba: pip install 'fastxent[numba]' ({error})") from error
+    if importlib.import_module("numba.core.config").DISABLE_JIT:
+        raise RuntimeError("backend 'numba' has compiled kernels only, which NUMBA_DISABLE_JIT rules out")
+    return module
 
 
 def _load_cuda() -> ModuleType:

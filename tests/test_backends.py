@@ -90,6 +90,13 @@ def test_numba_that_is_not_installed_is_one_clear_error():
     assert result.stdout.startswith("unavailable: backend 'numba' needs Numba")
 
 
+def test_numba_that_must_not_compile_is_one_clear_error():
+    pytest.importorskip("numba")
+    result = python("import fastxent as fx; fx.softmax([1.0, 2.0])", FASTXENT_BACKEND="numba", NUMBA_DISABLE_JIT="1")
+    message = "RuntimeError: backend 'numba' has compiled kernels only, which NUMBA_DISABLE_JIT rules out"
+    assert result.stderr.splitlines()[-1] == message
+
+
 # A team of threads has worked before the fork, so that the child would wait for threads that it lacks.
 FORK = """
 import os, signal, numpy as np, fastxent as fx
