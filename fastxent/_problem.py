@@ -260,7 +260,7 @@ def as_target(target: ArrayLike, logits_name: str, layout: Layout, dtype: np.dty
         if array.dtype.itemsize == 8 and kind == "u":
             # Beyond int64 a label is out of range anyhow; as a negative one it might be the one to ignore.
             array = np.where(array < 2**63, array.astype(np.int64), -2 if ignore_index == -1 else -1)
-        return np.ascontiguousarray(array, dtype=np.int64).reshape(-1)
+        return np.ascontiguousarray(array if array.flags.aligned else array.copy(), dtype=np.int64).reshape(-1)
     probs = as_floats("target", array)
     if compute_type(probs.dtype) != dtype:
         with np.errstate(all="ignore"):
