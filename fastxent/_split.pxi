@@ -67,6 +67,7 @@ cdef Row scan_split(const Job* job, Py_ssize_t s, bint dense, void* kept, double
     """`scan_blocks` over all blocks."""
     cdef Segments segments
     cdef Py_ssize_t i, count
+    memset(&segments, 0, sizeof(segments))  # a call that is stopped leaves some out
     segments.job, segments.s, segments.dense, segments.kept, segments.tops = job, s, dense, kept, tops
     segments.length = segment_length(job)
     count = (job.blocks + segments.length - 1) // segments.length
