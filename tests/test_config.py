@@ -17,11 +17,11 @@ ROOT = str(Path(fx.__file__).parents[1])
 
 
 def python(code, *options, **environ):
-    """Run code in a fresh interpreter; environment variables by name."""
+    """Run code in a fresh interpreter, with this package and not the folder's; environment variables by name."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("FASTXENT_", "OMP_"))}
     path = os.pathsep.join(filter(None, [ROOT, inherited.get("PYTHONPATH")]))
     return subprocess.run(
-        [sys.executable, *options, "-c", code],
+        [sys.executable, "-P", *options, "-c", code],
         env={**inherited, "PYTHONPATH": path, **environ},
         capture_output=True,
         text=True,
