@@ -7,10 +7,10 @@ ASV := $(BIN)/asv
 QUICK := --quick --launch-method forkserver -b 'Shapes.*(small batch|ImageNet)' -b Memory -b 'tracks\.'
 
 # Sanitizers: those of addresses and undefined behaviour for the compiled kernels, in a build of their own; that of
-# threads for the team alone. Left out are tests that measure or limit memory, compile, or run other programs.
+# threads for the team alone. Left out are tests that measure time or memory, compile, or run other programs.
 SANITIZED := build/sanitized
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
-UNSANITIZED := bench cli environment examples large leaks memory vectorisation
+UNSANITIZED := bench cli environment examples interrupts large leaks memory vectorisation
 EMULATED := tests/test_published.py tests/test_semantics.py
 PRELOAD = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-name=libstdc++.so)
 
