@@ -119,6 +119,7 @@ def make_plan(shape: Shape, strides: tuple[Shape, ...], axis: int | None) -> Pla
     def step(i: int) -> int:
         return next((abs(array[i]) for array in strides if array[i]), 0)
 
+    strides = () if 0 in shape else strides  # those of nothing mean nothing
     single = [i for i, n in enumerate(shape) if n == 1 and i != axis]
     order = sorted((i for i in range(len(shape)) if i not in single), key=step, reverse=True)
     groups: list[list[int]] = []
@@ -199,7 +200,8 @@ def as_probabilities(name: str, value: ArrayLike) -> Array:
         return for_device("_device_elementwise").as_probabilities(name, value)  # type: ignore[no-any-return]
     x = as_floats(name, value)
     if _run("outside", Operands(x, x), 1.0, False, None, False, None)[0]:
-        where = tuple(map(int, np.unravel_index(np.argmin((x >= 0) & (x <= 1)), x.shape)))
+        with np.errstate(invalid="ignore"):  # comparing a bfloat16 with nan
+            where = tuple(map(int, np.unravel_index(np.argmin((x >= 0) & (x <= 1)), x.shape)))
         raise bad_probability(name, where, x[where])
     return x
 

@@ -167,9 +167,9 @@ def as_output(
     if out is None:
         return np.empty(layout.shape, dtype)
     contiguous, plain = check_out(out, dtype, layout.shape), as_plain(out)
-    if not contiguous and not np.may_share_memory(layout.split(plain), plain):
-        return np.empty(layout.shape, dtype)
     if not may_write(plain, dtype, replaces, inputs):
+        return np.empty(layout.shape, dtype)
+    if not contiguous and not np.may_share_memory(layout.split(plain), plain):
         return np.empty(layout.shape, dtype)
     return plain
 

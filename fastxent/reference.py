@@ -10,17 +10,20 @@ import numpy as np
 
 
 def _log_sum(x):
-    """Largest x and log of the sum of exp(x - largest), which leaves that term out so that log1p stays precise."""
+    """Largest x and log of the sum of exp(x - largest), which leaves that term out so that log1p stays precise.
+
+    The latter is nan where the largest is infinite: nothing has a probability then.
+    """
     largest = np.argmax(x, -1, keepdims=True)
     top = np.take_along_axis(x, largest, -1)
     others = np.where(np.arange(x.shape[-1]) == largest, -np.inf, x - top)
-    return top, np.log1p(np.exp(others).sum(-1, keepdims=True))
+    return top, np.where(np.isinf(top), np.nan, np.log1p(np.exp(others).sum(-1, keepdims=True)))
 
 
 def logsumexp(x, axis=-1, keepdims=False):
     """log sum_j exp(x_j)."""
     top, log_sum = _log_sum(np.moveaxis(np.asarray(x, np.float64), axis, -1))
-    result = np.moveaxis(top + log_sum, -1, axis)
+    result = np.moveaxis(np.where(np.isinf(top), top, top + log_sum), -1, axis)
     return result if keepdims else np.squeeze(result, axis)
 
 
@@ -61,9 +64,10 @@ def cross_entropy(
     x, t, kept, factors, denominator = _classification(logits, target, weight, sample_weight, ignore_index, axis)
     w = _class_weight(weight, x)
     t = w * ((1 - label_smoothing) * t + label_smoothing / x.shape[-1])
-    lse = logsumexp(x, keepdims=True)
+    lse = np.add(*_log_sum(x))
     losses = z_loss * lse[..., 0] ** 2 - np.where(t != 0, t * log_softmax(x), 0).sum(-1)
-    grads = (t.sum(-1, keepdims=True) + 2 * z_loss * lse) * softmax(x) - t
+    p = softmax(x)
+    grads = (t.sum(-1, keepdims=True) * p - t) + 2 * z_loss * lse * p
     return _reduce(losses, grads, kept, factors, denominator, reduction, grad_output, axis)
 
 
@@ -75,7 +79,7 @@ def nll_loss(
     x, t, kept, factors, denominator = _classification(log_probs, target, weight, sample_weight, ignore_index, axis)
     t = _class_weight(weight, x) * t
     losses = -np.where(t != 0, t * x, 0).sum(-1)
-    return _reduce(losses, -t, kept, factors, denominator, reduction, grad_output, axis)
+    return _reduce(losses, -t, kept, factors, denominator, reduction, grad_output, axis, t != 0)
 
 
 def binary_cross_entropy(probs, target, weight=None, reduction="mean", grad_output=None):
@@ -172,12 +176,12 @@ def _classification(x, target, weight, sample_weight, ignore_index, axis):
     return x, t, kept, factors, (shares * factors).sum()
 
 
-def _reduce(losses, grads, kept, factors, denominator, reduction, grad_output, axis):
-    """Ignored samples count 0, even when they are nan; the gradient's class axis goes back to its place."""
+def _reduce(losses, grads, kept, factors, denominator, reduction, grad_output, axis, entries=True):
+    """Ignored samples count 0, even when they are nan, and so do other entries; the class axis goes back to its place."""
     denominator = denominator if reduction == "mean" else 1
     losses = np.where(kept, losses * factors, 0)
     factors = factors * (1 if grad_output is None else grad_output) / denominator
-    grads = np.where(kept[..., None], grads * factors[..., None], 0)
+    grads = np.where(kept[..., None] & entries, grads * factors[..., None], 0)
     grads = np.moveaxis(grads, -1, min(1, grads.ndim - 1) if axis is None else axis)
     return (losses if reduction == "none" else losses.sum() / denominator), grads
 

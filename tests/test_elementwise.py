@@ -14,6 +14,7 @@ from cases import (
     REDUCTIONS,
     WRITEABLE,
     assert_close,
+    batch_shape,
     exact,
     make_options,
 )
@@ -184,6 +185,19 @@ def test_nothing_has_mean_nan_and_sum_0(loss, shape):
     value, grad = loss.with_grad(*arrays, reduction="none", out=np.empty(shape))
     assert value.shape == loss.loss_shape(shape, -1)
     assert grad.shape == shape
+
+
+@every_loss
+@pytest.mark.parametrize("shape", [(0, 0, 0), (0, 0, 0, 0), (2, 0, 3, 0), (0, 2, 0, 4, 0)])
+def test_nothing_of_any_strides(loss, shape):
+    """Those that NumPy gives to arrays without entries fit together in no way."""
+    wide = np.zeros([n + 1 for n in shape])[tuple(slice(n) for n in shape)]
+    for arrays in ([np.zeros(shape, np.float16)] * len(loss.arrays), [wide, wide.copy(order="F")][: len(loss.arrays)]):
+        for axis in range(len(shape) if loss.has_axis else 1):
+            options = {"reduction": "none"} if loss.has_gradient else {}
+            with np.errstate(invalid="ignore"):
+                value = loss.function(*arrays, **loss.at(axis), **options)
+            assert value.shape == (loss.loss_shape(shape, axis) if loss.has_gradient else batch_shape(shape, axis))
 
 
 def test_no_class():

@@ -42,6 +42,17 @@ def test_out_with_gaps_keeps_what_lies_between(write):
         assert not np.any(np.frombuffer(base.tobytes(), np.uint8))
 
 
+@pytest.mark.parametrize("dtype", [">f2", ">f4", ">f8"])
+@pytest.mark.parametrize("name", [name for name in ALL_WITH_GRAD | MAPS if name != "logsumexp"])
+def test_out_with_gaps_and_swapped_bytes(name, dtype):
+    loss = (ALL_WITH_GRAD | MAPS)[name]
+    function = loss.with_grad or (lambda *a, **k: (0, loss.function(*a, **k)))
+    arrays = loss.make((4, 3), 1, np.dtype(dtype).newbyteorder("="))
+    for out in (np.zeros((4, 6), dtype)[:, ::2], np.zeros((3, 4), dtype).T):
+        assert function(*arrays, **loss.at(1), out=out)[1] is out
+        np.testing.assert_array_equal(out, function(*arrays, **loss.at(1))[1])
+
+
 # --- overlapping memory ------------------------------------------------------------------------------------------
 
 
@@ -171,3 +182,9 @@ def test_probabilities_outside_0_and_1(layout, bad):
                 function(x, np.zeros((40, 3, 100)))
     with pytest.raises(ValueError, match=r"^probs is 2\.0, expected a probability"):
         fx.binary_cross_entropy(2.0, 1)
+
+
+def test_probabilities_of_nan_in_sixteen_bits():
+    for dtype in ("float16", "bfloat16"):  # comparing the latter with nan is a warning, which tests make an error
+        with pytest.raises(ValueError, match=r"^probs\[1\] is nan, expected a probability"):
+            fx.binary_cross_entropy(np.array([0.5, np.nan], DTYPES[dtype]), [0, 1])
