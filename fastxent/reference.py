@@ -177,7 +177,7 @@ def _classification(x, target, weight, sample_weight, ignore_index, axis):
 
 
 def _reduce(losses, grads, kept, factors, denominator, reduction, grad_output, axis, entries=True):
-    """Ignored samples count 0, even when they are nan, and so do other entries; the class axis goes back to its place."""
+    """Ignored samples count 0, even when they are nan, as do other `entries`; the class axis goes back to its place."""
     denominator = denominator if reduction == "mean" else 1
     losses = np.where(kept, losses * factors, 0)
     factors = factors * (1 if grad_output is None else grad_output) / denominator

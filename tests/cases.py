@@ -92,6 +92,11 @@ class Loss(NamedTuple):
     def has_axis(self):
         return "axis" in inspect.signature(self.function).parameters
 
+    @property
+    def main(self):
+        """The place of the array that sets the type of what is computed, and the shape of what has one like it."""
+        return len(self.arrays) - 1 if self.name.endswith("_vjp") else 0
+
     def at(self, axis):
         """The keyword argument that names the class axis, for functions that have one."""
         return {"axis": axis} if self.has_axis else {}

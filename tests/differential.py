@@ -1,0 +1,179 @@
+"""One call on every build of the kernels: they agree with `reference.py` and with each other, and touch nothing else.
+
+An error is the same everywhere, and leaves every array as it was.
+"""
+
+import re
+from contextlib import contextmanager
+from inspect import signature
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+from cases import LOSS_DTYPE, TOLERANCES, exact
+
+from fastxent import _backends
+
+ALLOWED = (TypeError, ValueError, IndexError)
+SEVERAL = 1 << 15  # elements from which a call may have several tasks
+HUGE = 1e9
+
+
+class Outcome(NamedTuple):
+    """What a call gave: arrays, or an error."""
+
+    results: tuple[np.ndarray, ...]
+    error: tuple[type[Exception], str] | None
+
+
+@contextmanager
+def running(kernels, threads=1):
+    """Public functions run these kernels."""
+    before, _backends.in_force = _backends.in_force, lambda: (kernels, threads)
+    try:
+        yield
+    finally:
+        _backends.in_force = before
+
+
+def check(call, backends):
+    """Fail unless all builds of the kernels, by their names, do with the call what is right."""
+    outcomes = {name: outcome(call, kernels) for name, kernels in backends.items()}
+    (first, expected), *others = outcomes.items()
+    assert bool(expected.error) == bool(call.mistake), f"{call.mistake or 'nothing'} is wrong, but: {expected}"
+    for name, got in others:
+        assert got.error == expected.error, f"{name} and {first} do not fail alike: {got}, {expected}"
+        for a, b in zip(got.results, expected.results, strict=True):
+            assert a.dtype == b.dtype
+            assert_agree(a, exact(b), f"{name} and {first} differ", lenient=is_lenient(call, without_out(call)))
+    if not expected.error:
+        check_against_reference(call, expected.results)
+    if not expected.error and call.memory[0].size >= SEVERAL:
+        for name, kernels in backends.items():
+            again = outcome(call, kernels, threads=3)
+            assert [a.tobytes() for a in again.results] == [a.tobytes() for a in outcomes[name].results], name
+
+
+def outcome(call, kernels, threads=1):
+    """Run a call, see that it wrote nothing but its result, and put that back."""
+    before = [memory.copy() for memory in call.memory]
+    out = call.arguments.get("out")
+    was = None if out is None else out.copy()
+    error, results = None, ()
+    try:
+        with running(kernels, threads):
+            results = call.function(**call.arguments)
+    except ALLOWED as raised:
+        error = type(raised), str(raised)
+    else:
+        results = results if isinstance(results, tuple) else (results,)
+        assert out is None or results[-1] is out
+        results = tuple(np.array(result) for result in results)
+        if out is not None:
+            out[...] = was
+    assert error is None or names_one(signature(call.function).parameters, error[1]), f"names no argument: {error}"
+    for memory, old in zip(call.memory, before, strict=True):
+        assert memory.tobytes() == old.tobytes(), "memory beside the result was written"
+    return Outcome(results, error)
+
+
+def names_one(names, message):
+    return re.search(rf"\b({'|'.join(names)})\b", message)
+
+
+# --- the reference -----------------------------------------------------------------------------------------------
+
+
+def check_against_reference(call, results):
+    given = without_out(call)
+    x = list(given.values())[call.loss.main]
+    if 0 in x.shape:
+        return  # what the sum of nothing is, test_semantics.py says
+    compute = LOSS_DTYPE.get(x.dtype.newbyteorder("="), np.dtype(np.float64))
+    with np.errstate(all="ignore"):
+        plain = {name: as_computed(value, compute) for name, value in given.items()}
+        expected = reference_of(call, plain)
+        allowed = allowances(call, plain, compute, expected)
+    lenient = is_lenient(call, plain) or (given.get("reduction") == "mean" and np.isnan(expected[0]))
+    for got, wanted, slack in zip(results, expected, allowed, strict=True):
+        assert_agree(got, wanted, "not as the reference", slack, lenient)
+
+
+def allowances(call, plain, compute, expected):
+    """What rounding errors of the inputs would change, and of the sums of the reference."""
+    most = [np.zeros(np.shape(result)) for result in expected]
+    for seed in range(3):
+        moved = {name: nudged(value, compute, seed) for name, value in plain.items()}
+        if "label_smoothing" in call.loss.options:  # p - t cancels where t is dense, and 1 - p in the reference
+            dense = "label_smoothing" in plain or not call.loss.takes_labels
+            moved["label_smoothing"] = plain.get("label_smoothing", 0.0) + (
+                2 * np.finfo(compute).eps if dense else 4e-16
+            )
+        for change, result, other in zip(most, expected, reference_of(call, moved), strict=True):
+            np.maximum(change, np.nan_to_num(np.abs(other - result), posinf=0), out=change)
+    growth = 4 + max(np.shape(list(plain.values())[call.loss.main])) ** 0.5
+    return [growth * change for change in most]
+
+
+def without_out(call):
+    return {name: value for name, value in call.arguments.items() if name != "out"}
+
+
+def reference_of(call, given):
+    result = call.loss.reference(**given)
+    if call.loss.with_grad is None:
+        return (result,)
+    return result if call.function is call.loss.with_grad else result[:1]
+
+
+def as_computed(value, compute):
+    """Numbers as the kernels see them, in float64."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind in "iub":
+        return (
+            exact(value) if isinstance(value, np.ndarray) else float(value) if isinstance(value, np.floating) else value
+        )
+    return value.astype(compute).astype(np.float64)
+
+
+def is_lenient(call, given):
+    """Whether products of the arguments may overflow, or be 0 times infinity; else that is a matter of logits alone."""
+    sizes = {n: np.abs(exact(v)) for n, v in given.items() if isinstance(v, np.ndarray) and v.dtype.kind not in "iub"}
+    main = list(given)[call.loss.main]
+    finite = {name: size[np.isfinite(size)] for name, size in sizes.items()}
+    if any((size >= HUGE).any() for size in finite.values()):
+        return True
+    infinite = [name for name, size in sizes.items() if size.size > finite[name].size]
+    return infinite != [main] * len(infinite) or (bool(infinite) and any((size == 0).any() for size in sizes.values()))
+
+
+def nudged(value, compute, seed):
+    """Arrays of floats, each number moved by a rounding error: all of them in one direction, or each in its own."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+        return value
+    ways = np.random.default_rng(seed).choice([-2, 2], value.shape) if seed else 2
+    info, size = np.finfo(compute), np.abs(value)
+    return value + ways * (info.eps * value + info.tiny * ((size > 0) & (size < 1e-30)))
+
+
+def assert_agree(got, expected, what, slack=0.0, lenient=False):
+    """Within the tolerance of the type, relative to the largest entry, and what inputs that are rounded allow.
+
+    To be lenient is to let numbers be infinite or nan on one side: those that overflow on the way to a result.
+    """
+    dtype = got.dtype.newbyteorder("=")
+    info, rtol = ml_dtypes.finfo(dtype), TOLERANCES[dtype]
+    limit = float(info.max)
+    got, expected = exact(got), np.asarray(expected, np.float64)
+    assert got.shape == expected.shape, what
+    with np.errstate(all="ignore"):
+        size = np.abs(expected)
+        largest = np.max(np.where(size < limit, size, 0), initial=0)
+        allowed = rtol * largest + rtol * size + slack + float(info.smallest_subnormal)
+        near = np.abs(got.clip(-limit, limit) - expected.clip(-limit, limit)) <= allowed
+        good = np.where(np.isnan(expected), np.isnan(got), near)
+        good &= ~(np.isinf(got) & (size < limit * (1 - 2 * rtol)))
+        good &= ~(np.isinf(expected) & ~np.isinf(got))
+        good |= lenient & (~np.isfinite(got) | np.isnan(expected))
+    assert good.all(), (
+        f"{what} at {np.argwhere(~good)[:5].tolist()}: {got[~good][:5]}, expected {expected[~good][:5]} in {dtype}"
+    )
