@@ -14,7 +14,8 @@ UNSANITIZED := bench cli environment examples interrupts large leaks memory vect
 EMULATED := tests/test_published.py tests/test_semantics.py
 PRELOAD = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-name=libstdc++.so)
 
-.PHONY: demo test test-large emulate lint format bench bench-full bench-compare bench-instructions sanitize clean
+.PHONY: demo test test-large emulate lint format bench bench-full bench-compare bench-instructions sanitize fuzz mutants \
+	clean
 
 demo: .venv/.demo  ## train on handwritten digits
 	$(BIN)/fastxent demo
@@ -42,6 +43,12 @@ sanitize: .venv/.test  ## the tests of compiled code under GCC's sanitizers
 	LD_PRELOAD=$(PRELOAD) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 		$(BIN)/python -m pytest -n auto -o pythonpath=$(SANITIZED)/lib -k "not numba" tests \
 		$(UNSANITIZED:%=--ignore=tests/test_%.py)
+
+fuzz: .venv/.test  ## any calls of any function, on every build of the kernels, for SECONDS
+	$(BIN)/python tests/fuzz.py --seconds $(or $(SECONDS),600)
+
+mutants: .venv/.test  ## which small faults in the code do the tests not notice?
+	$(BIN)/python tests/mutations.py
 
 format: .venv/.dev  ## what lint asks for, where a tool can do it
 	$(BIN)/ruff check --fix .
