@@ -167,13 +167,13 @@ def assert_agree(got, expected, what, slack=0.0, lenient=False):
     """
     dtype = got.dtype.newbyteorder("=")
     info, rtol = ml_dtypes.finfo(dtype), TOLERANCES[dtype]
-    limit = float(info.max)
+    limit, underflow = float(info.max), float(info.smallest_subnormal) + float(np.finfo(LOSS_DTYPE[dtype]).tiny)
     got, expected = exact(got), np.asarray(expected, np.float64)
     assert got.shape == expected.shape, what
     with np.errstate(all="ignore"):
         size = np.abs(expected)
         largest = np.max(np.where(size < limit, size, 0), initial=0)
-        allowed = rtol * largest + rtol * size + slack + float(info.smallest_subnormal)
+        allowed = rtol * largest + rtol * size + slack + underflow
         near = np.abs(got.clip(-limit, limit) - expected.clip(-limit, limit)) <= allowed
         good = np.where(np.isnan(expected), np.isnan(got), near)
         good &= ~(np.isinf(got) & (size < limit * (1 - 2 * rtol)))
