@@ -15,7 +15,7 @@ from cases import LOSS_DTYPE, TOLERANCES, exact
 from fastxent import _backends
 
 ALLOWED = (TypeError, ValueError, IndexError)
-SEVERAL = 1 << 15  # elements from which a call may have several tasks
+SEVERAL = 1 << 15  # bytes of an array, from which on a call may have several tasks
 HUGE = 1e9  # from here on products may overflow float32
 OF_EXPONENTIALS, MOST_EXPONENT = ("log_softmax_vjp", "kl_div"), 80  # exponentials of what need not be below 0
 
