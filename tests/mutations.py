@@ -197,7 +197,7 @@ def run(copy, *command):
     }
     try:
         done = subprocess.run(
-            [sys.executable, *command], cwd=copy, env=environment, capture_output=True, text=True, timeout=900
+            [sys.executable, *command], cwd=copy, env=environment, capture_output=True, text=True, timeout=3600
         )
     except subprocess.TimeoutExpired:
         return "hangs", ""

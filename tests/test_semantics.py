@@ -372,6 +372,13 @@ def test_finite_probabilities_never_raise_a_floating_point_warning(dtype, extrem
             function(x, np.full(x.shape, 0.5), weight=[extreme] * 3, sample_weight=extreme)
 
 
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_sum_beyond_the_largest_number_is_infinite(sign):
+    log_probs = np.full((2, 1), sign * 3e38, np.float32)
+    assert fx.nll_loss(log_probs, [0, 0], reduction="sum") == -sign * INF
+    assert fx.nll_loss(log_probs, [0, 0]) == -log_probs[0, 0]
+
+
 def test_an_infinite_loss_is_infinite_in_the_sum_and_the_mean(backend):
     x = np.zeros((40, 3))
     x[7, 1] = -np.inf
