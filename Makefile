@@ -14,8 +14,8 @@ UNSANITIZED := bench cli environment examples interrupts large leaks memory vect
 EMULATED := tests/test_published.py tests/test_semantics.py
 PRELOAD = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-name=libstdc++.so)
 
-.PHONY: demo test test-large emulate lint format bench bench-full bench-compare bench-instructions sanitize fuzz mutants \
-	clean
+.PHONY: demo test test-large emulate lint format bench bench-full bench-compare bench-instructions sanitize \
+	fuzz mutants clean
 
 demo: .venv/.demo  ## train on handwritten digits
 	$(BIN)/fastxent demo
