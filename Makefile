@@ -1,6 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := setup.py pyproject.toml $(wildcard fastxent/*.pyx fastxent/*.pxi fastxent/*.h)
+# Python's modules that are compiled.
+HOST := $(shell sed -n '/^HOST = /,/^]/p' setup.py | grep -o '[a-z_]*"' | tr -d '"')
+SOURCES := setup.py pyproject.toml $(wildcard fastxent/*.pyx fastxent/*.pxi fastxent/*.h) $(HOST:%=fastxent/%.py)
 
 ASV := $(BIN)/asv
 # One call of each benchmark at two of the shapes, in forks of one process; what has forked has one thread.

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from pathlib import Path
 
 # Before Numba is imported: its simulator runs the CUDA kernels. tests/gpu, which wants a GPU, is run with 0.
 os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
@@ -22,6 +23,11 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 hypothesis.settings.load_profile("fastxent")
+
+PACKAGE = Path(fx.__file__).parent
+for module in PACKAGE.glob("*.py"):
+    if any(module.stat().st_mtime > compiled.stat().st_mtime for compiled in PACKAGE.glob(f"{module.stem}.*.so")):
+        pytest.exit(f"{module.name} is newer than what was compiled of it: python setup.py build_ext --inplace")
 
 BACKENDS = (*(f"cython-{level}" for level in _backends.available_levels()), "numba", "cuda")
 

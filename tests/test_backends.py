@@ -9,7 +9,7 @@ from test_config import python
 
 from fastxent import _backends
 
-KERNELS = {name: f for name, f in vars(_backends.Kernels).items() if inspect.isfunction(f) and name[0] != "_"}
+KERNELS = {name: f for name, f in vars(_backends.Kernels).items() if inspect.isroutine(f) and name[0] != "_"}
 
 
 @pytest.mark.parametrize("name", KERNELS)

@@ -76,7 +76,7 @@ def setup_py(monkeypatch):
 
     stand_in = SimpleNamespace(Extension=extension, setup=lambda **_: None)
     monkeypatch.setitem(sys.modules, "setuptools", stand_in)
-    monkeypatch.setitem(sys.modules, "Cython.Build", SimpleNamespace(cythonize=lambda *_, **__: None))
+    monkeypatch.setitem(sys.modules, "Cython.Build", SimpleNamespace(cythonize=lambda *_, **__: []))
     return SimpleNamespace(**runpy.run_path(str(ROOT / "setup.py")))
 
 
