@@ -1,7 +1,8 @@
 """Samples for the Numba row kernels, whole or in parts.
 
-Few samples of very many classes are split, so that all threads have something to do. Whether and where depends on the
-shape alone, and what parts have found is joined in order, so that results do not depend on the number of threads.
+Few samples of very many classes are split, so that all threads have something to do, and the longest, so that Ctrl-C is
+heard between their parts. Whether and where depends on the shape alone, and what parts have found is joined in order:
+results do not depend on the number of threads.
 """
 
 import math
@@ -14,12 +15,14 @@ from ._numba_trace import Variables, each, larger, smaller, tasks, when, where
 PART = 16 * BLOCK  # classes
 MOST_PARTS = 32  # of a sample: more classes make them longer
 FEW_SAMPLES = 8  # up to here samples of more than two parts are split
+LONG = 1 << 24  # classes from which any number of samples is
 FINDINGS = 5  # numbers that a part may leave for the others
 
 
 def number_of_parts(samples: int, classes: int) -> int:
     """How many parts each sample is split into; 0 if none is split."""
-    return min(MOST_PARTS, -(-classes // PART)) if samples <= FEW_SAMPLES and classes > 2 * PART else 0
+    is_split = classes > 2 * PART and (samples <= FEW_SAMPLES or classes >= LONG)
+    return min(MOST_PARTS, -(-classes // PART)) if is_split else 0
 
 
 def parts(x, found, joining, counter, size):

@@ -175,7 +175,7 @@ def assert_agree(got, expected, what, slack=0.0, lenient=False):
     with np.errstate(all="ignore"):
         size = np.abs(expected)
         largest = np.max(np.where(size < limit, size, 0), initial=0)
-        allowed = rtol * largest + rtol * size + slack + underflow
+        allowed = rtol * largest + rtol * size + np.nan_to_num(slack) + underflow
         near = np.abs(got.clip(-limit, limit) - expected.clip(-limit, limit)) <= allowed
         good = np.where(np.isnan(expected), np.isnan(got), near)
         good &= ~(np.isinf(got) & (size < limit * (1 - 2 * rtol)))
