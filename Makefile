@@ -46,7 +46,7 @@ bench: .venv/.dev .venv/.machine  ## that every benchmark runs, on what is insta
 bench-full: .venv/.dev .venv/.machine  ## all of them, on the last commit in an environment of its own
 	$(ASV) run 'HEAD^!'
 
-bench-compare: .venv/.dev .venv/.machine  ## is the last commit slower than BASE?
+bench-compare: .venv/.dev  ## is the last commit slower, hungrier or less accurate than BASE?
 	$(BIN)/python -m benchmarks.compare $(or $(BASE),HEAD~1)
 
 bench-instructions: .venv/.dev  ## does any fixed call take more instructions than stored?
