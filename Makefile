@@ -3,8 +3,9 @@ BIN := .venv/bin
 SOURCES := setup.py pyproject.toml $(wildcard fastxent/*.pyx fastxent/*.pxi fastxent/*.h)
 
 ASV := $(BIN)/asv
-# One call of each benchmark at two of the shapes, in forks of one process; what has forked has one thread.
-QUICK := --quick --launch-method forkserver -b 'Shapes.*(small batch|ImageNet)' -b Memory -b 'tracks\.'
+# One call of every function at one shape, and of every other benchmark, in forks of one process with one thread.
+QUICK := --quick --launch-method forkserver -b 'Shapes.*small batch' -b "(Types|Memory|Accuracy).*'cross_entropy'" \
+	-b 'Limit.*ImageNet' -b Overhead -b Start
 
 # Sanitizers: those of addresses and undefined behaviour for the compiled kernels, in a build of their own; that of
 # threads for the team alone. Left out are tests that measure memory, compile by themselves, or run other programs.
@@ -42,6 +43,7 @@ format: .venv/.dev  ## what lint asks for, where a tool can do it
 
 bench: .venv/.dev .venv/.machine  ## that every benchmark runs, on what is installed; times are not kept
 	$(ASV) run --python same $(QUICK)
+	$(ASV) check --python same
 
 bench-full: .venv/.dev .venv/.machine  ## all of them, on the last commit in an environment of its own
 	$(ASV) run 'HEAD^!'

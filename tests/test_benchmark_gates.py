@@ -54,19 +54,26 @@ def test_the_status_is_that_of_the_comparison(stored, monkeypatch):
     assert instructions.main([]) == 1
 
 
-def test_other_versions_are_not_compared_but_can_be_stored(stored, monkeypatch):
+def test_other_versions_are_not_compared_but_can_be_stored(stored, monkeypatch, capsys):
     monkeypatch.setattr(instructions, "environment", lambda: "elsewhere")
-    with pytest.raises(SystemExit, match=r"Nothing was compared: there are counts for here, but here is elsewhere"):
-        instructions.main([])
+    for arguments, status in (([], 1), (["--lenient"], 0)):
+        assert instructions.main(arguments) == status
+        assert "Nothing was compared: there are counts for here, but here is elsewhere" in capsys.readouterr().err
     assert instructions.main(["--update"]) == 0
     assert json.loads(stored.read_text()) == {"here": STORED, "elsewhere": STORED}
     assert instructions.main([]) == 0
 
 
-def test_valgrind_is_missed(stored, monkeypatch):
+@pytest.mark.parametrize(("arguments", "status"), [([], 1), (["--update"], 1), (["--lenient"], 0)])
+def test_valgrind_is_missed(stored, monkeypatch, capsys, arguments, status):
     monkeypatch.setattr(instructions.shutil, "which", lambda name: None)
-    with pytest.raises(SystemExit, match="Nothing was measured: valgrind is not installed"):
-        instructions.main([])
+    assert instructions.main(arguments) == status
+    assert capsys.readouterr().err == "Nothing was measured: valgrind is not installed\n"
+
+
+def test_leniency_is_not_for_what_is_dearer(stored, monkeypatch):
+    monkeypatch.setattr(instructions, "measure", lambda: STORED | {"b": 1100})
+    assert instructions.main(["--lenient"]) == 1
 
 
 def test_the_fixed_paths_are_the_stored_ones(configuration):
