@@ -14,7 +14,8 @@ SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
 UNSANITIZED := bench cli examples leaks memory vectorisation
 PRELOAD = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-name=libstdc++.so)
 
-.PHONY: demo test lint format bench bench-full bench-compare bench-instructions sanitize clean
+.PHONY: demo test lint format bench bench-full bench-compare bench-instructions bench-planted bench-publish \
+	bench-preview sanitize clean
 
 demo: .venv/.demo  ## train on handwritten digits
 	$(BIN)/fastxent demo
@@ -42,8 +43,8 @@ format: .venv/.dev  ## what lint asks for, where a tool can do it
 	$(BIN)/ruff format .
 
 bench: .venv/.dev .venv/.machine  ## that every benchmark runs, on what is installed; times are not kept
-	$(ASV) run --python same $(QUICK)
 	$(ASV) check --python same
+	$(ASV) run --python same $(QUICK)
 
 bench-full: .venv/.dev .venv/.machine  ## all of them, on the last commit in an environment of its own
 	$(ASV) run 'HEAD^!'
@@ -53,6 +54,15 @@ bench-compare: .venv/.dev  ## is the last commit slower, hungrier or less accura
 
 bench-instructions: .venv/.dev  ## does any fixed call take more instructions than stored?
 	$(BIN)/python -m benchmarks.instructions
+
+bench-planted: .venv/.dev  ## do the two before catch regressions that are planted for them?
+	$(BIN)/python -m benchmarks.planted
+
+bench-publish: .venv/.dev  ## the results' dashboard, into .asv/html
+	$(BIN)/python -m benchmarks.publish
+
+bench-preview: bench-publish  ## the same, served to this machine alone
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory .asv/html 8080
 
 .venv/.machine: .venv/.dev
 	$(ASV) machine --yes
