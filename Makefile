@@ -5,8 +5,9 @@ HOST := $(shell sed -n '/^HOST = /,/^]/p' setup.py | grep -o '[a-z_]*"' | tr -d 
 SOURCES := setup.py pyproject.toml $(wildcard fastxent/*.pyx fastxent/*.pxi fastxent/*.h) $(HOST:%=fastxent/%.py)
 
 ASV := $(BIN)/asv
-# One call of each benchmark at two of the shapes, in forks of one process; what has forked has one thread.
-QUICK := --quick --launch-method forkserver -b 'Shapes.*(small batch|ImageNet)' -b Memory -b 'tracks\.'
+# One call of every function at one shape, and of every other benchmark, in forks of one process with one thread.
+QUICK := --quick --launch-method forkserver -b 'Shapes.*small batch' -b "(Types|Memory|Accuracy).*'cross_entropy'" \
+	-b 'Limit.*ImageNet' -b Overhead -b Start
 
 # Sanitizers: those of addresses and undefined behaviour for the compiled kernels, in a build of their own; that of
 # threads for the team alone. Left out are tests that measure time or memory, compile, or run other programs.
@@ -16,8 +17,8 @@ UNSANITIZED := bench cli environment examples interrupts large leaks memory vect
 EMULATED := tests/test_published.py tests/test_semantics.py
 PRELOAD = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-name=libstdc++.so)
 
-.PHONY: demo test test-large emulate lint format bench bench-full bench-compare bench-instructions sanitize \
-	fuzz mutants clean
+.PHONY: demo test test-large emulate lint format bench bench-full bench-compare bench-instructions bench-planted \
+	bench-publish bench-preview sanitize fuzz mutants clean
 
 demo: .venv/.demo  ## train on handwritten digits
 	$(BIN)/fastxent demo
@@ -57,16 +58,26 @@ format: .venv/.dev  ## what lint asks for, where a tool can do it
 	$(BIN)/ruff format .
 
 bench: .venv/.dev .venv/.machine  ## that every benchmark runs, on what is installed; times are not kept
+	$(ASV) check --python same
 	$(ASV) run --python same $(QUICK)
 
 bench-full: .venv/.dev .venv/.machine  ## all of them, on the last commit in an environment of its own
 	$(ASV) run 'HEAD^!'
 
-bench-compare: .venv/.dev .venv/.machine  ## is the last commit slower than BASE?
+bench-compare: .venv/.dev  ## is the last commit slower, hungrier or less accurate than BASE?
 	$(BIN)/python -m benchmarks.compare $(or $(BASE),HEAD~1)
 
 bench-instructions: .venv/.dev  ## does any fixed call take more instructions than stored?
 	$(BIN)/python -m benchmarks.instructions
+
+bench-planted: .venv/.dev  ## do the two before catch regressions that are planted for them?
+	$(BIN)/python -m benchmarks.planted
+
+bench-publish: .venv/.dev  ## the results' dashboard, into .asv/html
+	$(BIN)/python -m benchmarks.publish
+
+bench-preview: bench-publish  ## the same, served to this machine alone
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory .asv/html 8080
 
 .venv/.machine: .venv/.dev
 	$(ASV) machine --yes

@@ -28,7 +28,8 @@ for backend in BACKENDS:  # asv measures in forks of a process that has imported
     with contextlib.suppress(RuntimeError):
         _backends.load(backend)
 
-SAMPLE = 1 << 19  # entries: what is measured at once takes a tenth of a millisecond at least
+SAMPLE = 1 << 19  # entries: what is measured at once takes a tenth of a millisecond at least,
+MOST_CALLS = 200  # and of the smallest ones a millisecond, in which it is seldom interrupted
 
 
 def use(loss, backend):
@@ -65,7 +66,7 @@ def bind_arrays(loss, arrays, with_grad):
 
 def make_batch(name, backend, dtype, shape, with_grad):
     """The call, and how many of them make up a sample that a clock can tell from noise."""
-    return bind(name, backend, dtype, shape, with_grad), max(1, SAMPLE // math.prod(shape))
+    return bind(name, backend, dtype, shape, with_grad), min(MOST_CALLS, max(1, SAMPLE // math.prod(shape)))
 
 
 def make_constant_inputs(loss, shape, dtype):

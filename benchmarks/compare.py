@@ -1,22 +1,32 @@
-"""Is the last commit slower than another one? ``python -m benchmarks.compare BASE``; the exit status says it.
+"""Is the last commit slower, hungrier or less accurate than another one? ``python -m benchmarks.compare BASE``.
 
-Asv builds both, measures them in turns and compares; here is chosen what it measures, and seen to that it did: asv
-itself is content when no benchmark gave a number for one of the two.
+Asv builds both, each into an environment of its own, and runs their benchmarks in turns, on one thread. A time is what
+the processor took for the least of all samples: what the machine did beside them is in the others. What looks worse is
+measured anew, and is a regression if it looks so every time. The exit status is 0 if there is none.
 """
 
 import argparse
-import contextlib
-import io
+import logging
 import math
+import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ".asv/compare"  # apart from those that are kept: numbers of an earlier comparison must not count in this one
-CHOSEN = (r"Shapes.*\('cross_entropy', ", r"Overhead", r"(Accuracy|Memory).*\('cross_entropy', ")
+ENVIRONMENTS = ".asv/compare"  # one for each side: kept, and built again if the side is another revision than before
+CHOSEN = (r"Shapes.*\('cross_entropy', ", r"(Accuracy|Memory).*\('cross_entropy', ")
+CONFIRMATIONS = 2
+MARGINS = {"bytes": 8 << 20, "ulp": 1.0}  # of numbers that do not vary; a quarter of the logits of a memory benchmark
+
+
+class Number(NamedTuple):
+    """What a benchmark gave."""
+
+    value: float
+    unit: str
 
 
 def main(arguments=None):
@@ -29,7 +39,7 @@ def main(arguments=None):
     base, head = revision(options.base), revision("HEAD")
     if base == head:
         sys.exit(f"Nothing was measured: {options.base} is HEAD")
-    return compare(base, head, options)
+    return compare(Pair(base, head), options)
 
 
 def revision(name):
@@ -38,58 +48,109 @@ def revision(name):
     return done.stdout.strip() or sys.exit(f"Nothing was measured: {name} is no revision")
 
 
-def compare(base, head, options):
-    """0 if HEAD is no slower, 1 if it is, another number or a message if that is not known."""
-    # Imported here, as asv imports this file too, in environments that lack it.
-    from asv.commands.continuous import Continuous
-    from asv.config import Config
-
-    config = Config.load(ROOT / "asv.conf.json")
-    config.results_dir = RESULTS
-    shutil.rmtree(ROOT / RESULTS, ignore_errors=True)
-    with contextlib.redirect_stdout(WithoutGaps()):
-        status = Continuous.run(
-            config, branch=head, base=base, factor=options.factor, only_changed=False, bench=options.bench or CHOSEN,
-            attribute={"rounds": options.rounds}, record_samples=True, interleave_rounds=True,
-        )  # fmt: skip
-    before, after = measured(base), measured(head)
-    print(f"Measured: {len(before)} numbers of {base[:8]}, {len(after)} of {head[:8]}")
-    if not before & after:
+def compare(pair, options):
+    """The exit status, or a message that says why there is none to be trusted."""
+    before, after = pair.measure(options.bench or CHOSEN, options.rounds)
+    if not before.keys() & after.keys():
         sys.exit("Nothing was compared: no benchmark gave a number for both revisions")
-    if before - after:
-        sys.exit("No longer measured: " + ", ".join(sorted(before - after)))
-    return int(status)
+    if before.keys() - after.keys():
+        sys.exit("No longer measured: " + ", ".join(sorted(before.keys() - after.keys())))
+    suspects = worse(before, after, options.factor)
+    report(before, after, suspects)
+    for _ in range(CONFIRMATIONS):
+        if suspects:
+            print(f"Measuring again what looks worse: {len(suspects)} of {len(after)}")
+            again = pair.measure([f"^{re.escape(name)}$" for name in suspects], options.rounds)
+            suspects = worse(*again, options.factor)
+            report(*again, suspects)
+    print(f"{len(suspects)} of {len(after)} are worse than before, and were so each time")
+    return int(bool(suspects))
 
 
-class WithoutGaps(io.TextIOBase):
-    """Standard output, but for the rows of parameters that were not chosen, which are in asv's table as well."""
+def worse(before, after, factor):
+    """The names of numbers that have grown beyond what their unit allows."""
 
-    def __init__(self):
-        self.stream = sys.stdout
+    def limit(number):
+        margin = MARGINS.get(number.unit)
+        return number.value * factor if margin is None else number.value + margin
 
-    def write(self, text):
-        kept = [line for line in text.splitlines(keepends=True) if not re.search(r"\| n/a +\| n/a +\| n/a +\|", line)]
-        self.stream.write("".join(kept))
-        return len(text)
-
-    def flush(self):
-        self.stream.flush()
+    return [name for name, number in after.items() if name in before and number.value > limit(before[name])]
 
 
-def measured(commit):
-    """The benchmarks, with their parameters, that gave a number for a commit."""
+def report(before, after, suspects):
+    from asv.util import human_value
+
+    def text(number):
+        known = number.unit in ("seconds", "bytes")
+        return human_value(*number) if known else f"{number.value:.3g} {number.unit}"
+
+    for name in sorted(before.keys() & after.keys()):
+        old, new = before[name], after[name]
+        ratio, mark = new.value / old.value if old.value else math.nan, "WORSE" if name in suspects else ""
+        print(f"{text(old):>10} {text(new):>10} {ratio:6.3f} {name} {mark}".rstrip())
+
+
+class Pair:
+    """Two revisions, installed side by side."""
+
+    # Asv is imported here, as it imports this file too, in environments that lack it.
+
+    def __init__(self, *commits):
+        from asv.config import Config
+        from asv.console import log
+        from asv.environment import get_environments
+        from asv.repo import get_repo
+
+        os.environ["FASTXENT_NUM_THREADS"] = "1"  # makes times those of the processor
+        os.chdir(ROOT)  # what the configuration's paths start from
+        log.enable()
+        self.config, self.commits, self.environments = Config.load("asv.conf.json"), commits, []
+        self.repo = get_repo(self.config)
+        for side, commit in zip(("base", "head"), commits, strict=True):
+            self.config.env_dir = str(Path(ENVIRONMENTS, side).resolve())
+            (environment,) = get_environments(self.config, None)
+            environment.create()
+            environment.install_project(self.config, self.repo, commit)
+            self.environments.append(environment)
+
+    def measure(self, bench, rounds):
+        """Numbers of both revisions, by the benchmark's name with its parameters."""
+        from asv.benchmarks import Benchmarks
+        from asv.console import log
+        from asv.results import Results
+        from asv.runner import run_benchmarks
+
+        found = Benchmarks.discover(self.config, self.repo, self.environments[:1], self.commits[:1], regex=bench)
+        steady = {name for name, benchmark in found.items() if benchmark["unit"] in MARGINS}
+        results = [Results.unnamed() for _ in self.environments]
+        sides = list(zip(self.environments, results, strict=True))
+        log.flush()
+        for turn in range(rounds):
+            print(f"Round {turn + 1} of {rounds}", flush=True)
+            for environment, result in sides if turn % 2 == 0 else sides[::-1]:
+                with log.set_level(logging.WARNING):  # else it prints a table of each round
+                    run_benchmarks(
+                        found.filter_out(steady if turn else ()), environment, results=result,
+                        extra_params={"rounds": 1}, record_samples=True, append_samples=turn > 0,
+                        launch_method="forkserver",
+                    )  # fmt: skip
+        return [dict(numbers(found, result)) for result in results]
+
+
+def numbers(benchmarks, result):
+    """What the chosen benchmarks gave, those left out that do not exist in this version or for these parameters."""
     from asv.commands.compare import unroll_result
-    from asv.results import iter_results
 
-    return {
-        name
-        for result in iter_results(str(ROOT / RESULTS))
-        if result.commit_hash == commit
-        for key in result.get_all_result_keys()
-        for params in [result.get_result_params(key)]
-        for name, value in unroll_result(key, params, result.get_result_value(key, params))
-        if value is not None and not math.isnan(value)
-    }
+    for key, benchmark in benchmarks.items():
+        params, chosen = benchmark["params"], benchmarks.benchmark_selection[key]
+        values, samples = result.get_result_value(key, params), result.get_result_samples(key, params)
+        for index, (name, value, taken) in enumerate(unroll_result(key, params, values, samples)):
+            if chosen is not None and index not in chosen:
+                continue
+            if value is None:
+                sys.exit(f"Nothing was compared: {name} failed\n{result.stderr[key]}")
+            if not math.isnan(value):
+                yield name, Number(min(taken) if taken else value, benchmark["unit"])
 
 
 if __name__ == "__main__":

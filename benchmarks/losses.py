@@ -1,8 +1,13 @@
 """Times of every public function of arrays: by shape, and by type of number."""
 
+import os
+from time import process_time
+from timeit import default_timer
+
 from .calls import BACKENDS, SHAPES, cases, make_batch
 
 FORWARD, WITH_GRAD = tuple(cases.ALL), tuple(cases.ALL_WITH_GRAD)
+ONE_THREAD = os.environ.get("FASTXENT_NUM_THREADS") == "1"
 TYPES = tuple(dtype for dtype in cases.DTYPES if dtype != "float32")  # which is in the suites by shape
 
 
@@ -11,6 +16,8 @@ class Timed:
 
     repeat = (3, 10, 2.0)  # samples of a round: least, most, seconds
     warmup_time = 0.05
+    timer = process_time if ONE_THREAD else default_timer  # the former leaves out what other processes take
+    version = 1  # asv draws numbers of one version: to be raised by hand, when what is measured changes
     with_grad = False
 
     def setup(self, function, backend, case):

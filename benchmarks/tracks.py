@@ -23,6 +23,7 @@ class Compared:
     """
 
     param_names = ("function", "backend")
+    version = 1
     shape = (256, 1000)
 
     def setup(self, function, backend):

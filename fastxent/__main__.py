@@ -1,6 +1,8 @@
 """The command line: ``python -m fastxent``, or ``fastxent`` once installed."""
 
 import argparse
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +15,13 @@ DTYPES = ("float32", "float64", "bfloat16", "float16")
 T = TypeVar("T")
 
 # What the extras install: the module that is imported and the package that a user knows it by.
-PACKAGES = {"matplotlib": "matplotlib", "ml_dtypes": "ml_dtypes", "rich": "rich", "sklearn": "scikit-learn"}
+PACKAGES = {
+    "asv": "asv",
+    "matplotlib": "matplotlib",
+    "ml_dtypes": "ml_dtypes",
+    "rich": "rich",
+    "sklearn": "scikit-learn",
+}
 
 
 class Command(NamedTuple):
@@ -56,6 +64,14 @@ def writable(suffix: str) -> Callable[[str], Path]:
         return path
 
     return parse
+
+
+def folder_in_git(text: str) -> Path:
+    """Type of an option: a folder, the last commit of whose repository names what is put there."""
+    found = shutil.which("git") and subprocess.run(["git", "-C", text, "rev-parse", "HEAD"], capture_output=True)
+    if not found or found.returncode:
+        raise argparse.ArgumentTypeError(f"no commit is found in {text!r}, which results could belong to")
+    return Path(text)
 
 
 def list_of(parse: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
@@ -117,6 +133,7 @@ def add_bench_options(parser: argparse.ArgumentParser) -> None:
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where the logits are (default: %(default)s)")
     add("--json", type=writable(".json"), metavar="PATH", help="save all results")
     add("--plot", type=writable(".png"), metavar="PATH", help="save a plot, as PNG")
+    add("--asv", type=folder_in_git, metavar="FOLDER", help="add the times to a project's results of airspeed velocity")
 
 
 def bench(options: argparse.Namespace) -> None:
@@ -129,7 +146,7 @@ def bench(options: argparse.Namespace) -> None:
     from . import _bench
 
     plan = _bench.make_plan(options.shapes, options.dtype, options.threads, options.backend, options.quick)
-    _bench.run(plan, options.json, options.plot)
+    _bench.run(plan, options.json, options.plot, options.asv)
 
 
 def info(options: argparse.Namespace) -> None:

@@ -309,10 +309,11 @@ def measure_shape(shape: Shape, threads: int, plan: Plan, show: Callable[[str], 
 # --- the whole ---------------------------------------------------------------------------------------------------
 
 
-def run(plan: Plan, json_path: Path | None, plot_path: Path | None) -> None:
+def run(plan: Plan, json_path: Path | None, plot_path: Path | None, asv_folder: Path | None) -> None:
     """Measure, print a table for each shape as it comes, and save."""
-    # Before the work, as Matplotlib may be missing.
+    # Before the work, as Matplotlib or asv may be missing.
     save_plot = importlib.import_module(f"{__package__}._plots").save_plot if plot_path else None
+    save_asv = importlib.import_module(f"{__package__}._asv").save if asv_folder else None
     console = Console(markup=False, highlight=False, soft_wrap=True)
     console.print(LEGEND.format(precision="float64" if plan.dtype == "float64" else "float32"))
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > BUSY:
@@ -331,6 +332,8 @@ def run(plan: Plan, json_path: Path | None, plot_path: Path | None) -> None:
         save_json(json_path, reports)
     if save_plot:
         save_plot(plot_path, reports)
+    if save_asv:
+        save_asv(asv_folder, reports)
 
 
 def show_progress(progress: Progress, task: TaskID, case: str, what: str) -> None:

@@ -1,6 +1,9 @@
 """The suites of `benchmarks/`: what they measure, not how long that takes."""
 
 import inspect
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from test_cases import takes_arrays
 import fastxent as fx
 from benchmarks import calls, losses, memory, tracks
 
+MISSING = ("asv", "cuda", "matplotlib", "numba.cuda", "numba_cuda", "rich", "scipy", "sklearn", "torch")
 SUITES = {
     f"{suite.__name__}.{name}": (suite, name)
     for module in (losses, memory, tracks)
@@ -18,6 +22,18 @@ SUITES = {
     for name in vars(suite)
     if name.startswith(("time_", "peakmem_", "track_"))
 }
+
+
+def test_benchmarks_can_be_imported_where_little_is_installed():
+    """Asv imports every file of the folder, in environments that have NumPy, Numba and ml_dtypes alone."""
+    code = f"""
+import importlib, pkgutil, sys
+sys.modules |= dict.fromkeys({MISSING}, None)
+import benchmarks
+for module in pkgutil.iter_modules(benchmarks.__path__):
+    importlib.import_module(f"benchmarks.{{module.name}}")
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True)
 
 
 @pytest.fixture(autouse=True)
