@@ -36,7 +36,7 @@ LOSS = "    put_loss(job, s, <real>loss, work)\n"
 WRONG = LOSS.replace("<real>loss", "<real>(loss * (1 + 2.0**-21))")
 CHECK = "    check_reduction(reduction)\n    x = as_floats(name, logits)\n    if axis is not None:\n"
 COPY = CHECK.replace("as_floats(name, logits)", "as_floats(name, logits).copy()")
-WAIT = "    sorted(range(60))\n"
+WAIT = "    sorted(range(31))\n"
 
 PLANTS = {
     "a kernel goes over 15 % of its samples twice": Plant(ROWS, SCAN, LONGER, "compare"),
