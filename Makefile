@@ -83,11 +83,11 @@ bench-preview: bench-publish  ## the same, served to this machine alone
 	$(ASV) machine --yes
 	touch $@
 
-# The package with one extra, compiled; done again when something that the build reads has changed.
+# The package with one extra, compiled; done again when something that the build reads has changed. `dev` includes `test`.
 .venv/.%: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable '.[$*]'
-	touch $@
+	touch $@ $(patsubst %/.dev,%/.test,$@)
 
 clean:  ## everything that the other targets made
 	rm -rf .venv .asv build fastxent/*.c fastxent/*.so fastxent.egg-info
