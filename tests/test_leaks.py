@@ -53,9 +53,11 @@ def fail():
     ids=["small", "failing", "of long rows"],
 )
 def test_calls_keep_nothing(backend, call, times):
-    objects, memory = growth(call, times)
-    assert objects < FEW
-    assert memory < LITTLE
+    # A leak shows each time; a cache of the interpreter's that has not reached its size may show once.
+    grown = []
+    while not grown or (len(grown) < 3 and (grown[-1] >= (FEW, LITTLE)).any()):
+        grown.append(growth(call, times))
+    assert (grown[-1] < (FEW, LITTLE)).all(), grown
 
 
 def test_a_leak_would_be_noticed():
