@@ -25,7 +25,7 @@ KERNELS = {
     "_limits": ["_team.h", "_simd.h", "_numbers.pxi", "_blocks.pxi"],
 }  # fmt: skip
 
-# What a call goes through before and after its kernel. Compiled as it is, it takes two thirds of the time.
+# What a call goes through before and after its kernel. Compiled as it is, a small call takes a quarter less time.
 HOST = [
     "_backends", "_config", "_elementwise", "_options", "_problem", "_reduction", "binary", "distributions", "losses",
     "softmax",

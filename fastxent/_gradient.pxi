@@ -174,7 +174,7 @@ cdef inline void store_late(
     const Job* job, const Behind* behind, const Turns* turns, Py_ssize_t b, Py_ssize_t begin, Py_ssize_t count,
     const real* _like,
 ) noexcept nogil:
-    """`count` < LANES numbers of a block, class k's among them if it is there."""
+    """At most LANES numbers of a block, class k's among them if it is there."""
     cdef const Softmax* p = &turns.samples[1 - turns.now]
     cdef const real* e = <const real*>behind.e + begin
     cdef Py_ssize_t j, k = p.k - b * BLOCK - begin

@@ -25,6 +25,7 @@ from ._numba_trace import (
 BLOCK = 4096  # 16 KiB of float32: half of a 32 KiB L1
 GROUP = 8 * LANES  # classes whose sums are added to the block's: keeps the error of float32 small
 KEPT = 1 << 19  # bytes of the longest row whose exponentials are kept for the gradient: they fit in L2
+PLACED = 16 * BLOCK  # longest row whose exponentials are left where its result goes; beyond, spare memory is faster
 STREAMED = 1 << 23  # bytes of a result from which it passes the cache by: with what is read it would not fit in most
 
 
@@ -138,7 +139,7 @@ class Kept:
         self.zero, self.all = spare.data.number(0.0), (spare.size >= classes) & wanted
         self.row = Row(spare.data, classes.like(0))
         if result is not None and result.pointer.kind == spare.data.kind:
-            here = self.all & (result.streamed == 0) & (classes <= 16 * BLOCK)
+            here = self.all & (result.streamed == 0) & (classes <= PLACED)
             self.row = Row(either(here, result.pointer, spare.data), where(here, result.offset, 0))
         tops = Pointer(spare.data.builder, None, FLOAT64)
         self.tops = tops.scratch(KEPT // 4 // BLOCK)  # what each block's are relative to
