@@ -9,6 +9,7 @@ cdef enum:
     LANES = 64  # four AVX-512 or eight AVX2 registers of float32: enough to hide the latency of an addition
     AHEAD = 16384  # bytes from what is computed with to what is fetched into the cache
     BLOCK = 4096  # 16 KiB of float32: half of a 32 KiB L1, and short enough that lane sums stay accurate
+    LARGE_SUM = 8  # of exponentials, from which 1 can be taken without a loss of accuracy
 
 
 cdef struct Ahead:  # cache lines that a loop fetches for a later one: so many in each of its steps
@@ -138,95 +139,102 @@ cdef inline void store_narrowed(const real* e, real slope, Storage narrow, char*
     stream_bytes(result, <const char*>narrowed, sizeof(narrowed))
 
 
+cdef extern from "_simd.h" nogil:
+    void fx_exp_lanes(const float* x, const float* top, float* e)
+    const bint FX_EXP_LANES
+
+
+cdef inline void exp_lanes(const real* x, const real* top, real* e) noexcept nogil:
+    """e = exp(x - top) of LANES numbers, each with its own top."""
+    cdef Py_ssize_t lane
+    if real is float and FX_EXP_LANES:
+        fx_exp_lanes(x, top, e)
+    else:
+        for lane in range(LANES):
+            e[lane] = exp_negative(<real>(x[lane] - top[lane]))
+
+
 cdef inline void add_exp(
-    const real* x, Py_ssize_t groups, real top, bint apart, real* e, real* total, real* rest, const Ahead* ahead,
-    const Behind* behind,
+    const real* x, Py_ssize_t groups, real top, real* e, real* total, const Ahead* ahead, const Behind* behind
 ) noexcept nogil:
-    """e = exp(x - top) (NULL: nowhere), added to the lanes of `total`, and if `apart` where x != top also to `rest`."""
+    """e = exp(x - top), which may replace x, added to the lanes of `total`."""
     cdef real totals[LANES]  # what nothing else can point to stays in registers
-    cdef real rests[LANES]
     cdef real values[LANES]
-    cdef real zero = 0, slope = <real>behind.slope if behind != NULL else 0
-    cdef bint below
+    cdef real tops[LANES]
+    cdef real slope = <real>behind.slope if behind != NULL else 0
     cdef Py_ssize_t j, lane
     for lane in range(LANES):
-        totals[lane], rests[lane] = total[lane], rest[lane]
+        totals[lane], tops[lane] = total[lane], top
     for j in range(groups):
         fetch(ahead, j)
         if behind != NULL:
             store_behind(behind, j, slope)
+        exp_lanes(x + j * LANES, tops, values)
         for lane in range(LANES):
-            values[lane] = x[j * LANES + lane] - top
-        for lane in range(LANES):
-            below = values[lane] != 0
-            values[lane] = exp_negative(values[lane])
             totals[lane] += values[lane]
-            if apart:
-                rests[lane] += values[lane] if below else zero
-        if e != NULL:
-            for lane in range(LANES):
-                e[j * LANES + lane] = values[lane]
+        for lane in range(LANES):
+            e[j * LANES + lane] = values[lane]
     for lane in range(LANES):
-        total[lane], rest[lane] = totals[lane], rests[lane]
+        total[lane] = totals[lane]
 
 
-cdef inline void exp_tail(
-    const real* x, int counted, real top, bint apart, real* e, real* total, real* rest
-) noexcept nogil:
+cdef inline void exp_tail(const real* x, int counted, real top, real* e, real* total) noexcept nogil:
     """e = exp(x - top) of LANES numbers; the last `counted` of them begin the sums that `add_exp` goes on with."""
-    cdef real values[LANES]
+    cdef real tops[LANES]
     cdef real zero = 0
-    cdef bint below
     cdef int lane
     for lane in range(LANES):
-        values[lane] = x[lane] - top
+        tops[lane] = top
+    exp_lanes(x, tops, e)
     for lane in range(LANES):
-        below = values[lane] != 0
-        values[lane] = exp_negative(values[lane])
-        total[lane] = values[lane] if lane >= LANES - counted else zero
-        rest[lane] = total[lane] if below else zero
-    for lane in range(LANES):
-        e[lane] = values[lane]
+        total[lane] = e[lane] if lane >= LANES - counted else zero
 
 
 cdef inline double block_exp_sum(
-    const real* x, Py_ssize_t count, real top, bint apart, real* e, const Ahead* ahead,
-    const Behind* behind,
+    const real* x, Py_ssize_t count, real top, real* e, const Ahead* ahead, const Behind* behind
 ) noexcept nogil:
-    """e = exp(x - top), which may replace x or be NULL, and its sum, if `apart` without one class where x = top."""
+    """The sum of e = exp(x - top), which may replace x."""
     cdef real total[LANES]
-    cdef real rest[LANES]
     cdef real edge[LANES]
     cdef Ahead none = ahead_of(NULL, 0, 0)
-    cdef double sum_, others
     cdef Py_ssize_t lane, groups = count // LANES, tail = count // LANES * LANES, last = count - LANES
     if tail < count and last >= 0:  # first, as the numbers before the tail may be replaced
-        exp_tail(x + last, <int>(count - tail), top, apart, edge, total, rest)
+        exp_tail(x + last, <int>(count - tail), top, edge, total)
     else:
         for lane in range(LANES):
-            total[lane] = rest[lane] = 0
-    if apart:
-        add_exp(x, groups, top, True, e, total, rest, ahead, behind)
-    else:
-        add_exp(x, groups, top, False, e, total, rest, ahead, behind)
+            total[lane] = 0
+    add_exp(x, groups, top, e, total, ahead, behind)
     if tail < count and last >= 0:
-        for lane in range(LANES if e != NULL else 0):
+        for lane in range(LANES):
             e[last + lane] = edge[lane]
     elif tail < count:
         for lane in range(LANES):
             edge[lane] = -INFINITY
         for lane in range(count):
             edge[lane] = x[lane]
-        add_exp(edge, 1, top, apart, edge, total, rest, &none, NULL)
-        for lane in range(count if e != NULL else 0):
+        add_exp(edge, 1, top, edge, total, &none, NULL)
+        for lane in range(count):
             e[lane] = edge[lane]
-    sum_ = lanes_sum(total)
-    if not apart:
-        return sum_
-    others = lanes_sum(rest)
-    if sum_ - others < 1.5:  # a branch, so that what follows need not wait for the other sum
-        return others
-    return others + (rint(sum_ - others) - 1)  # as many ones as there are classes with x = top
+    return lanes_sum(total)
+
+
+cdef inline double sum_but_largest(const real* e, Py_ssize_t count, double total) noexcept nogil:
+    """The sum of all but one of the classes with x = top, whose e is 1."""
+    cdef real lanes[LANES]
+    cdef real one = 1, zero = 0
+    cdef double others
+    cdef Py_ssize_t j, lane, groups = count // LANES
+    if not total < LARGE_SUM:  # nan too
+        return total - 1
+    for lane in range(LANES):
+        lanes[lane] = 0
+    for lane in range(count - groups * LANES):
+        lanes[lane] = e[groups * LANES + lane] if e[groups * LANES + lane] < one else zero
+    for j in range(groups):
+        for lane in range(LANES):
+            lanes[lane] += e[j * LANES + lane] if e[j * LANES + lane] < one else zero
+    others = lanes_sum(lanes)
+    return others + (rint(total - others) - 1)  # as many ones as there are, less one
 
 
 cdef inline void add_dense(

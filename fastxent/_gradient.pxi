@@ -92,7 +92,7 @@ cdef inline void scaled_exponentials(
     if p.kept == NULL:
         block_exp_sum(
             logits_block(&job.x, sample_at(&job.x, job.inner, s), b, job.classes, block), count, <real>p.row.top,
-            False, block, &none, NULL,
+            block, &none, NULL,
         )
     else:
         e = <const real*>p.kept + b * BLOCK

@@ -105,8 +105,7 @@ cdef inline void add_exponentials(
             part[lane] = 0
         for c in range(start, min(start + GROUP, classes)):
             fetch(ahead, c)
-            for lane in range(LANES):
-                values[lane] = exp_negative(<real>(tile[c * LANES + lane] - tops[lane]))
+            exp_lanes(tile + c * LANES, tops, values)
             for lane in range(LANES):
                 tile[c * LANES + lane] = values[lane]
                 part[lane] += zero if c_real == at[lane] else values[lane]
@@ -165,5 +164,4 @@ cdef inline void exponential_tile(
         return
     classes = read_tile(&job.x, job, first, count, b, tile)
     for c in range(classes):
-        for lane in range(LANES):
-            tile[c * LANES + lane] = exp_negative(<real>(tile[c * LANES + lane] - state[TOP + lane]))
+        exp_lanes(tile + c * LANES, state + TOP, tile + c * LANES)

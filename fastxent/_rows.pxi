@@ -13,8 +13,9 @@ cdef inline Row scan_blocks(
     """
     cdef Row row
     cdef Py_ssize_t b, count
-    cdef double block_top
+    cdef double block_top, total
     cdef real top
+    cdef real* e
     cdef const real* x
     cdef bint raised
     cdef const char* sample = sample_at(&job.x, job.inner, s)
@@ -46,14 +47,14 @@ cdef inline Row scan_blocks(
                 <real>dense.keep, <real>dense.spread, &row.mass, &row.cross, &ahead,
             )
         ahead = block_ahead(&job.x, sample, b)
+        e = block if kept == NULL else kept + b * BLOCK
         if turns != NULL and turns.before >= 0:
             behind = behind_block(job, turns, b, block)
-            row.rest += block_exp_sum(x, count, top, raised, kept + b * BLOCK, &ahead, &behind)
+            total = block_exp_sum(x, count, top, e, &ahead, &behind)
             store_rest(job, &behind, turns, b, block)
         else:
-            row.rest += block_exp_sum(
-                x, count, top, raised, NULL if kept == NULL else kept + b * BLOCK, &ahead, NULL
-            )
+            total = block_exp_sum(x, count, top, e, &ahead, NULL)
+        row.rest += sum_but_largest(e, count, total) if raised else total
         tops[b % MAX_KEPT] = row.top
     return row
 
