@@ -181,13 +181,14 @@ cdef inline void add_exp(
 cdef inline void exp_tail(const real* x, int counted, real top, real* e, real* total) noexcept nogil:
     """e = exp(x - top) of LANES numbers; the last `counted` of them begin the sums that `add_exp` goes on with."""
     cdef real tops[LANES]
-    cdef real zero = 0
+    cdef real value, zero = 0
     cdef int lane
     for lane in range(LANES):
         tops[lane] = top
     exp_lanes(x, tops, e)
     for lane in range(LANES):
-        total[lane] = e[lane] if lane >= LANES - counted else zero
+        value = e[lane]
+        total[lane] = value if lane >= LANES - counted else zero
 
 
 cdef inline double block_exp_sum(

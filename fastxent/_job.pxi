@@ -225,11 +225,14 @@ cdef struct Dense:  # a target with a number for every class: weight * (keep * t
     void* targets  # room for a block; zeros where only a label is known
 
 
-cdef inline Ahead block_ahead(const Tensor* tensor, const char* sample, Py_ssize_t b) noexcept nogil:
-    """What to fetch during a pass over the b-th block: as much of what comes after it."""
+cdef inline Ahead block_ahead(
+    const Tensor* tensor, const char* sample, Py_ssize_t b, Py_ssize_t classes
+) noexcept nogil:
+    """What to fetch during a pass over the b-th block: as much of the next one, or of the sample after the next."""
     cdef Py_ssize_t size = LANES * tensor.itemsize
+    cdef Py_ssize_t distance = max(<Py_ssize_t>AHEAD // 2, min(<Py_ssize_t>AHEAD, 2 * classes * tensor.itemsize))
     cdef bint fetches = tensor.storage != NO_ARRAY and tensor.step == 1
-    return ahead_of(sample + b * BLOCK * tensor.itemsize + AHEAD, size, size // 64 if fetches else 0)
+    return ahead_of(sample + b * BLOCK * tensor.itemsize + distance, size, size // 64 if fetches else 0)
 
 
 cdef inline const real* weight_block(const Job* job, Py_ssize_t b, const Dense* dense, const real* _like) noexcept nogil:

@@ -41,12 +41,12 @@ cdef inline Row scan_blocks(
                 row.at = b * BLOCK + block_find(x, count, <real>block_top)
         top = <real>(row.top if row.top != -INFINITY else 0)
         if dense != NULL:
-            ahead = block_ahead(&job.y, sample_at(&job.y, job.inner, s), b)
+            ahead = block_ahead(&job.y, sample_at(&job.y, job.inner, s), b, job.classes)
             block_target(
                 x, target_block(job, s, b, dense, block), weight_block(job, b, dense, block), count, top,
                 <real>dense.keep, <real>dense.spread, &row.mass, &row.cross, &ahead,
             )
-        ahead = block_ahead(&job.x, sample, b)
+        ahead = block_ahead(&job.x, sample, b, job.classes)
         e = block if kept == NULL else kept + b * BLOCK
         if turns != NULL and turns.before >= 0:
             behind = behind_block(job, turns, b, block)
@@ -258,7 +258,7 @@ cdef inline void nll_sample(
         for b in range(job.blocks):
             if is_stopped_at(job.watch, b):
                 break
-            ahead = block_ahead(&job.y, sample_at(&job.y, job.inner, s), b)
+            ahead = block_ahead(&job.y, sample_at(&job.y, job.inner, s), b, job.classes)
             block_target(
                 logits_block(&job.x, sample, b, job.classes, block), target_block(job, s, b, dense, block),
                 weight_block(job, b, dense, block), min(job.classes - b * BLOCK, BLOCK), 0, 1, 0, &mass, &loss, &ahead,

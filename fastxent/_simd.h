@@ -126,7 +126,7 @@ static inline double fx_double(uint64_t b) { double x; memcpy(&x, &b, sizeof x);
 
 /* exp(x - top) of 64 floats, where the level can look 16 numbers up in a register and scale by a power of two: 13
    instructions for each 16, not 15. exp(d) = 2**floor(n) * 2**(i / 16) * exp(r), n = floor(n) + i / 16, |r| <= ln2 / 32;
-   the polynomial's error is 2e-9. Results below the smallest normal number are 0, as in `exp_float`. */
+   within 1.1 ulp. Results below the smallest normal number are 0, as in `exp_float`. */
 #ifdef __AVX512F__
 #define FX_EXP_LANES 1
 static inline void fx_exp_lanes(const float* x, const float* top, float* e) {

@@ -178,7 +178,7 @@ cdef inline Ahead tile_ahead(
     cdef const char* tile = sample_at(tensor, job.inner, first) + b * job.tile * tensor.step * tensor.itemsize
     if lane_step(tensor, job) == 1:
         return ahead_of(tile + size, tensor.step * tensor.itemsize, size // 64)
-    return ahead_of(tile + max(AHEAD, classes * size), size, size // 64 if tensor.step == 1 else 0)
+    return ahead_of(tile + max(2 * AHEAD, classes * size), size, size // 64 if tensor.step == 1 else 0)
 
 
 cdef inline void write_tile(

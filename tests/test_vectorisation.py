@@ -29,6 +29,7 @@ EXCEPTIONS = {
     "_halves(": "v3 v4",  # what the processor's conversion of whole vectors has left
     "widen(source + j * step": "v2 v3 v4",  # numbers that lie apart: gathering them is no faster
     "target + j * step)": "v2 v3 v4",  # the same, scattering them
+    "exp_negative(<real>(x[lane] - top[lane]))": "v4",  # written in vectors of that level, where it has them
     "scale = exp_negative(<real>-rise)": "v2",  # a branch where there are no masks; once a tile, and not in the first
 }
 
