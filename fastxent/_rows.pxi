@@ -51,7 +51,6 @@ cdef inline Row scan_blocks(
         if turns != NULL and turns.before >= 0:
             behind = behind_block(job, turns, b, block)
             total = block_exp_sum(x, count, top, e, &ahead, &behind)
-            store_rest(job, &behind, turns, b, block)
         else:
             total = block_exp_sum(x, count, top, e, &ahead, NULL)
         row.rest += sum_but_largest(e, count, total) if raised else total

@@ -120,7 +120,7 @@ cdef double run(Job* job, int num_threads) except? -1 nogil:
     team = <int>min(<Py_ssize_t>num_threads, tasks)
     share.scratch = NULL
     if job.scratch or job.late:
-        share.kept = room(job) * (8 if job.x.storage == FLOAT64 else 4) * (2 if job.late else 1)
+        share.kept = room(job) * (8 if job.x.storage == FLOAT64 else 4)
         memory = malloc(team * share.kept + CACHE_LINE)  # NULL will do too, it is only slower
         if memory != NULL:
             share.scratch = <char*>memory + -<size_t>memory % CACHE_LINE
