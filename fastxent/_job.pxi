@@ -15,7 +15,7 @@ cdef enum:
     GRAIN = 32768  # elements in one task: about 5 us of work, below which a team of threads costs more than it gives
     SAMPLES = 8192  # per-sample numbers in one partial sum
     SUM_LANES = 32
-    LATE_SAMPLES = 8  # in one task at least, where gradients are late, but
+    TOGETHER = 8  # samples, or tiles of them, in one task at least where those that follow on one another gain, but
     LEAST_TASKS = 64  # there should be so many tasks
     MAX_TASKS = 1024  # more samples make them, or the partial sums, longer
 
@@ -65,6 +65,8 @@ cdef struct Job:
     bint scratch  # whether rows keep their exponentials in scratch memory
     bint late  # whether a sample's gradient is stored during the scan of the next one
     bint streamed  # whether the result is stored past the cache
+    bint lines  # whether lane kernels store whole lines of it, side by side
+    Py_ssize_t phase  # where in a cache line it begins
     Tensor x  # (outer, classes, inner): logits, log-probabilities or probabilities
     Tensor y  # (outer, classes, inner): target probabilities or the incoming gradient
     Tensor out  # (outer, classes, inner): result or gradient

@@ -110,14 +110,26 @@ cdef Job new_job(Operation operation, cnp.ndarray x, cnp.ndarray y, cnp.ndarray 
     )
     cdef bint fits = job.classes * (8 if job.x.storage == FLOAT64 else 4) <= max_scratch
     job.streamed = (
-        out is not None and job.out.step == 1 and job.out.data != job.x.data and job.out.data != job.y.data
+        out is not None and (job.out.step == 1 or are_lines(&job))
+        and job.out.data != job.x.data and job.out.data != job.y.data
         and (fits or job.operation != CROSS_ENTROPY and job.operation != SOFTMAX)
         and job.samples * job.classes * job.out.itemsize >= STREAM_BYTES
     )
+    job.lines = job.streamed and job.out.step != 1
+    job.phase = <size_t>job.out.data % CACHE_LINE // max(1, job.out.itemsize)
     if not job.streamed:
         job.direct = job.out.step == 1 and job.out.storage == (FLOAT64 if job.x.storage == FLOAT64 else FLOAT32)
     job.scratch = fits and job.blocks > 1 and out is not None and not (job.direct or job.lanes)
     return job
+
+
+cdef bint are_lines(const Job* job) noexcept:
+    """Whether results are written lane beside lane, at the same place in cache lines for all classes."""
+    cdef Py_ssize_t apart = job.out.step * job.out.itemsize, outer = job.out.outer * job.out.itemsize
+    return (
+        job.lanes and lane_step(&job.out, job) == 1 and apart % CACHE_LINE == 0
+        and (job.inner == 1 or outer % CACHE_LINE == 0)
+    )
 
 
 cdef bint use_lanes(const Job* job) noexcept:

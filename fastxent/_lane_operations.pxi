@@ -99,16 +99,20 @@ cdef inline void put_losses(
     cdef real* result = <real*>job.per_sample + first
     cdef const real* scale = <const real*>job.scale.data + first * job.scale.step
     cdef double constant = scale[0]
-    cdef Py_ssize_t lane
+    cdef Py_ssize_t lane, i, turn = first % LANES  # sums must not depend on where tiles begin
     if job.per_sample != NULL:
         for lane in range(count):
             result[lane] = losses[lane]
-    elif real is float and count == LANES and job.scale.step == 0:
+    elif real is float and count == LANES and turn == 0 and job.scale.step == 0:
         for lane in range(LANES):
             work.total[lane] += weighted(losses[lane], constant)
+    elif real is float and job.scale.step == 0:
+        for lane in range(count):
+            work.total[(turn + lane) % LANES] += weighted(losses[lane], constant)
     else:
         for lane in range(count):
-            add(&work.total[lane], &work.error[lane], weighted(losses[lane], scale[lane * job.scale.step]))
+            i = (turn + lane) % LANES
+            add(&work.total[i], &work.error[i], weighted(losses[lane], scale[lane * job.scale.step]))
 
 
 cdef inline void skip_lanes(

@@ -23,6 +23,7 @@ cdef extern from "_simd.h" nogil:
     void send "fx_send"(Sink* sink, char* target, const char* source, size_t bytes)
     void flush "fx_flush"(Sink* sink)
     void stream_bytes "fx_stream"(char* target, const char* source, size_t bytes)
+    void stream_inside "fx_stream_inside"(char* target, const char* source, size_t bytes)
     void follow "fx_follow"(Sink* sink, char* next)
     void stream_scaled_float "fx_stream_scaled_float"(float* target, const float* source, float scale)
     void stream_scaled_double "fx_stream_scaled_double"(double* target, const double* source, double scale)

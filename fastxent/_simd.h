@@ -37,6 +37,18 @@ static inline void fx_stream(char* target, const char* source, size_t bytes) {
     memcpy(target, source, bytes);
 #endif
 }
+/* Whole lines past the cache, what lies in others the ordinary way. */
+static inline void fx_stream_inside(char* target, const char* source, size_t bytes) {
+    const size_t before = -(size_t)target % 64;
+    if (bytes < before + 64) {
+        memcpy(target, source, bytes);
+        return;
+    }
+    const size_t whole = (bytes - before) / 64 * 64;
+    memcpy(target, source, before);
+    fx_stream(target + before, source + before, whole);
+    memcpy(target + before + whole, source + before + whole, bytes - before - whole);
+}
 /* 64 numbers, scaled, to the beginning of a line. */
 #ifdef FX_STREAMED
 #if FX_STREAMED == 64

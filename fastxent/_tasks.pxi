@@ -39,14 +39,17 @@ cdef void run_rows(const Job* job, Py_ssize_t begin, Py_ssize_t end, real* scrat
 
 
 cdef void run_lanes(const Job* job, Py_ssize_t begin, Py_ssize_t end, Work* work, const real* _like) noexcept nogil:
-    """Tiles end where samples stop lying side by side: at the end of each inner axis."""
+    """Tiles end where samples stop lying side by side: at the end of each inner axis, and where lines of `out` do."""
     cdef real tile[TILE]
     cdef real q[TILE]
     cdef real state[STATE]
     cdef Py_ssize_t first = begin, count
     cdef Py_ssize_t run = job.inner if job.inner > 1 else job.samples
+    cdef Py_ssize_t line = CACHE_LINE // max(1, job.out.itemsize)
     while first < end:
         count = min(min(end - first, run - first % run), LANES)
+        if job.lines:
+            count = min(count, LANES - (job.phase + first % run) % line)
         if job.operation == CROSS_ENTROPY:
             cross_entropy_tile(job, first, count, tile, q, state, work)
         elif job.operation == LOGSUMEXP:
@@ -113,7 +116,9 @@ cdef double run(Job* job, int num_threads) except? -1 nogil:
     job.late = can_be_late(job)
     share.per_task = max(max(1, GRAIN // max(1, job.classes)), (job.samples + MAX_TASKS - 1) // MAX_TASKS)
     if job.late:  # the last of each task is not
-        share.per_task = max(share.per_task, min(LATE_SAMPLES, job.samples // LEAST_TASKS))
+        share.per_task = max(share.per_task, min(TOGETHER, job.samples // LEAST_TASKS))
+    if job.lines:  # the first and the last of each task may be broken
+        share.per_task = max(share.per_task, min(TOGETHER * LANES, job.samples // LEAST_TASKS))
     if job.lanes:
         share.per_task = (share.per_task + LANES - 1) // LANES * LANES
     tasks = (job.samples + share.per_task - 1) // share.per_task

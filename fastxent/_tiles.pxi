@@ -122,7 +122,13 @@ cdef inline void store_tile(
     cdef Py_ssize_t c, lane
     if lane_step == 1:
         for c in range(classes):
-            store(tile + c * LANES, count, target + c * class_step, 1)
+            if sink == NULL:
+                store(tile + c * LANES, count, target + c * class_step, 1)
+            elif storage is real:
+                stream_inside(<char*>(target + c * class_step), <const char*>(tile + c * LANES), count * sizeof(storage))
+            else:
+                store(tile + c * LANES, count, narrowed, 1)
+                stream_inside(<char*>(target + c * class_step), <const char*>narrowed, count * sizeof(storage))
         return
     if storage is real:
         if class_step == 1 and classes >= 4 and count == LANES and sink == NULL:
