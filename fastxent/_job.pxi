@@ -59,6 +59,7 @@ cdef struct Job:
     bint lanes  # whether lane kernels are to run
     bint precise  # for sums over samples: whether their numbers are doubles
     bint direct  # whether row kernels may compute where the result goes
+    bint rows  # whether lane kernels compute with rows where they lie
     bint split  # whether the team works at one sample after the other
     int team  # threads, for that
     Watch* watch  # over the call

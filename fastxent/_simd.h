@@ -3,6 +3,7 @@
 #ifndef FX_SIMD_H
 #define FX_SIMD_H
 
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -136,32 +137,82 @@ static inline ptrdiff_t fx_narrow_to_halves(const float* x, ptrdiff_t count, fx_
 }
 static inline double fx_double(uint64_t b) { double x; memcpy(&x, &b, sizeof x); return x; }
 
-/* exp(x - top) of 64 floats, where the level can look 16 numbers up in a register and scale by a power of two: 13
+/* exp(x - top) of 64 or 16 floats, where the level can look 16 numbers up in a register and scale by a power of two: 13
    instructions for each 16, not 15. exp(d) = 2**floor(n) * 2**(i / 16) * exp(r), n = floor(n) + i / 16, |r| <= ln2 / 32;
    within 1.1 ulp. Results below the smallest normal number are 0, as in `exp_float`. */
 #ifdef __AVX512F__
 #define FX_EXP_LANES 1
-static inline void fx_exp_lanes(const float* x, const float* top, float* e) {
+static inline __m512 fx_exp(__m512 d) {
     const __m512 roots = _mm512_setr_ps(
         1.0f, 1.04427373f, 1.09050775f, 1.13878858f, 1.18920708f, 1.24185777f, 1.29683959f, 1.35425556f,
         1.41421354f, 1.47682619f, 1.54221082f, 1.61049032f, 1.68179286f, 1.75625217f, 1.8340081f, 1.91520655f);
     const __m512 one = _mm512_set1_ps(1.0f), rounder = _mm512_set1_ps(786432.0f); /* 1.5 * 2**19 */
-    for (int i = 0; i < 64; i += 16) {
-        const __m512 d = _mm512_sub_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(top + i));
-        const __m512 shifted = _mm512_fmadd_ps(d, _mm512_set1_ps(1.44269504f), rounder);
-        const __m512 n = _mm512_sub_ps(shifted, rounder);
-        const __m512 high = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693145751953125f), d);
-        const __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(1.42860677e-06f), high);
-        const __m512 root = _mm512_permutexvar_ps(_mm512_castps_si512(shifted), roots);
-        const __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(0.16667059f), r, _mm512_set1_ps(0.5000162f));
-        const __m512 m = _mm512_fmadd_ps(_mm512_fmadd_ps(p, r, one), _mm512_mul_ps(r, root), root);
-        const __mmask16 normal = _mm512_cmp_ps_mask(d, _mm512_set1_ps(-87.33654f), _CMP_NLT_UQ);
-        _mm512_storeu_ps(e + i, _mm512_maskz_scalef_ps(normal, m, n));
+    const __m512 shifted = _mm512_fmadd_ps(d, _mm512_set1_ps(1.44269504f), rounder);
+    const __m512 n = _mm512_sub_ps(shifted, rounder);
+    const __m512 high = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693145751953125f), d);
+    const __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(1.42860677e-06f), high);
+    const __m512 root = _mm512_permutexvar_ps(_mm512_castps_si512(shifted), roots);
+    const __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(0.16667059f), r, _mm512_set1_ps(0.5000162f));
+    const __m512 m = _mm512_fmadd_ps(_mm512_fmadd_ps(p, r, one), _mm512_mul_ps(r, root), root);
+    const __mmask16 normal = _mm512_cmp_ps_mask(d, _mm512_set1_ps(-87.33654f), _CMP_NLT_UQ);
+    return _mm512_maskz_scalef_ps(normal, m, n);
+}
+static inline void fx_exp_lanes(const float* x, const float* top, float* e) {
+    for (int i = 0; i < 64; i += 16)
+        _mm512_storeu_ps(e + i, fx_exp(_mm512_sub_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(top + i))));
+}
+/* Rows, 16 numbers at a time, the last few by a mask. */
+static inline __mmask16 fx_rest(ptrdiff_t classes) { return (__mmask16)((1u << classes % 16) - 1); }
+static inline void fx_row_maxima(const float* x, ptrdiff_t classes, float* part) {
+    const ptrdiff_t whole = classes / 16 * 16;
+    __m512 top = _mm512_set1_ps(-INFINITY);
+    for (ptrdiff_t j = 0; j < whole; j += 16) top = _mm512_max_ps(_mm512_loadu_ps(x + j), top);
+    _mm512_storeu_ps(part, _mm512_mask_max_ps(top, fx_rest(classes), _mm512_maskz_loadu_ps(fx_rest(classes), x + whole), top));
+}
+static inline int fx_row_exponentials(
+    const float* x, ptrdiff_t classes, float top, float* e, float* part, const char* ahead) {
+    const __m512 one = _mm512_set1_ps(1.0f), tops = _mm512_set1_ps(top);
+    const ptrdiff_t whole = classes / 16 * 16;
+    __m512 sum = _mm512_setzero_ps();
+    int ones = 0;
+    for (ptrdiff_t j = 0; j < whole; j += 16) {
+        const __m512 y = fx_exp(_mm512_sub_ps(_mm512_loadu_ps(x + j), tops));
+        const __mmask16 others = _mm512_cmp_ps_mask(y, one, _CMP_NEQ_UQ); /* nan too */
+        fx_prefetch(ahead + 4 * j);
+        sum = _mm512_mask_add_ps(sum, others, sum, y);
+        ones += __builtin_popcount(others);
+        _mm512_storeu_ps(e + j, y);
     }
+    const __mmask16 rest = fx_rest(classes);
+    if (rest) {
+        const __m512 y = fx_exp(_mm512_sub_ps(_mm512_maskz_loadu_ps(rest, x + whole), tops));
+        const __mmask16 others = _mm512_mask_cmp_ps_mask(rest, y, one, _CMP_NEQ_UQ);
+        sum = _mm512_mask_add_ps(sum, others, sum, y);
+        ones += __builtin_popcount(others);
+        _mm512_mask_storeu_ps(e + whole, rest, y);
+    }
+    _mm512_storeu_ps(part, sum);
+    return (int)classes - ones;
+}
+static inline void fx_scale_row(const float* e, ptrdiff_t classes, float factor, float* result) {
+    const __m512 factors = _mm512_set1_ps(factor);
+    const ptrdiff_t whole = classes / 16 * 16;
+    for (ptrdiff_t j = 0; j < whole; j += 16) _mm512_storeu_ps(result + j, _mm512_mul_ps(_mm512_loadu_ps(e + j), factors));
+    const __m512 last = _mm512_mul_ps(_mm512_maskz_loadu_ps(fx_rest(classes), e + whole), factors);
+    _mm512_mask_storeu_ps(result + whole, fx_rest(classes), last);
 }
 #else
 #define FX_EXP_LANES 0
 static inline void fx_exp_lanes(const float* x, const float* top, float* e) { (void)x, (void)top, (void)e; }
+static inline void fx_row_maxima(const float* x, ptrdiff_t classes, float* part) { (void)x, (void)classes, (void)part; }
+static inline int fx_row_exponentials(
+    const float* x, ptrdiff_t classes, float top, float* e, float* part, const char* ahead) {
+    (void)x, (void)classes, (void)top, (void)e, (void)part, (void)ahead;
+    return 0;
+}
+static inline void fx_scale_row(const float* e, ptrdiff_t classes, float factor, float* result) {
+    (void)e, (void)classes, (void)factor, (void)result;
+}
 #endif
 
 /* The 4 x 4 transposition is the one thing that compilers do not make SIMD code of by themselves. */

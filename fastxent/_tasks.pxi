@@ -48,6 +48,8 @@ cdef void run_lanes(const Job* job, Py_ssize_t begin, Py_ssize_t end, Work* work
     cdef Py_ssize_t line = CACHE_LINE // max(1, job.out.itemsize)
     while first < end:
         count = min(min(end - first, run - first % run), LANES)
+        if job.rows:
+            count = min(count, <Py_ssize_t>TILE // job.classes)
         if job.lines:
             count = min(count, LANES - (job.phase + first % run) % line)
         if job.operation == CROSS_ENTROPY:
@@ -113,6 +115,8 @@ cdef double run(Job* job, int num_threads) except? -1 nogil:
     job.team = num_threads
     if job.split:
         num_threads = 1  # the team works at each sample
+    job.rows = are_short_rows(job)
+    job.lanes |= job.rows
     job.late = can_be_late(job)
     share.per_task = max(max(1, GRAIN // max(1, job.classes)), (job.samples + MAX_TASKS - 1) // MAX_TASKS)
     if job.late:  # the last of each task is not

@@ -176,7 +176,7 @@ def test_position_of_a_bad_label_does_not_depend_on_threads(backend, function, m
 
 
 @pytest.mark.parametrize("gap", [0, 3], ids=["side by side", "apart"])
-@pytest.mark.parametrize("classes", [1000, 1001, 5003])
+@pytest.mark.parametrize("classes", [201, 1000, 1001, 5003])
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 def test_large_results(backend, dtype, classes, gap):
     # From 8 MiB on the gradient is stored past the cache, in lines of 64 bytes whose place in a row varies, and during
@@ -197,6 +197,28 @@ def test_large_results(backend, dtype, classes, gap):
         expected = fx.cross_entropy_with_grad(x[rows], target[rows], reduction="sum", z_loss=0.1)[1]
         np.testing.assert_array_equal(expected, out[rows])
     assert loss == fx.cross_entropy(x, target, reduction="sum", z_loss=0.1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+def test_large_images(backend, dtype):
+    # Their gradient too is stored in whole lines, whose place in memory must not matter to any result.
+    rng = np.random.default_rng(0)
+    shape = 2, 21, (5 << 20) // (21 * dtype.itemsize) // 512, 512
+    x = rng.standard_normal(shape, np.float32).astype(dtype)
+    target = rng.integers(21, size=(2, *shape[2:]))
+    target[:, 1, :70] = -100
+    pieces = [slice(i, i + 9) for i in range(0, shape[2], 9)]
+    expected = [fx.cross_entropy_with_grad(x[:, :, i], target[:, i], reduction="sum")[1] for i in pieces]
+    losses = set()
+    for offset in (0, 1, 9, 15):
+        buffer = np.full(x.size + 64, 7, dtype)
+        begin = -buffer.ctypes.data % 64 // dtype.itemsize + offset
+        out = buffer[begin : begin + x.size].reshape(shape)
+        losses.add(fx.cross_entropy_with_grad(x, target, reduction="sum", out=out)[0])
+        np.testing.assert_array_equal(out, np.concatenate(expected, 2))
+        assert (buffer[:begin] == 7).all()
+        assert (buffer[begin + x.size :] == 7).all()
+    assert losses == {fx.cross_entropy(x, target, reduction="sum")}
 
 
 def test_large_softmax(backend):
