@@ -122,6 +122,10 @@ cdef inline void store_behind(const Behind* behind, Py_ssize_t step, real slope)
         stream_scaled_double(<double*>behind.result + begin, e, slope)
     elif behind.storage == FLOAT32:
         stream_scaled_float(<float*>behind.result + begin, e, slope)
+    elif FX_STREAM_NARROWED and slope == slope and behind.storage == FLOAT16:
+        stream_scaled_half(<half*>behind.result + begin, e, slope)
+    elif FX_STREAM_NARROWED and slope == slope:
+        stream_scaled_bfloat16(<bfloat16*>behind.result + begin, e, slope)
     else:
         store_narrowed(e, slope, behind.storage, behind.result + begin * sizeof(half))
 

@@ -115,9 +115,9 @@ cdef inline void put_losses(
     if job.per_sample != NULL:
         for lane in range(count):
             result[lane] = losses[lane]
-    elif real is float and count == LANES and turn == 0 and job.scale.step == 0:
+    elif real is float and count == LANES and turn == 0 and job.scale.step == 0 and isfinite(constant):
         for lane in range(LANES):
-            work.total[lane] += weighted(losses[lane], constant)
+            work.total[lane] += losses[lane] * constant  # as `weighted`, whose product is 0 too
     elif real is float and job.scale.step == 0:
         for lane in range(count):
             work.total[(turn + lane) % LANES] += weighted(losses[lane], constant)
@@ -170,7 +170,10 @@ cdef inline void pick_labels(const real* tile, Py_ssize_t begin, Py_ssize_t clas
     cdef real c_real = <real>begin, one = 1
     cdef Py_ssize_t c, lane
     for lane in range(LANES):
-        label[lane], at_label[lane] = state[LABEL + lane], state[BELOW + lane]
+        label[lane], at_label[lane] = state[LABEL + lane], 0
+    if begin > 0:
+        for lane in range(LANES):
+            at_label[lane] = state[BELOW + lane]
     for c in range(classes):
         for lane in range(LANES):
             value = tile[c * LANES + lane]

@@ -30,13 +30,14 @@ cdef inline void scan_tile(
     """One pass over the classes of LANES samples, as `scan` of one; a single tile is left holding exp(x - top)."""
     cdef Py_ssize_t b, classes
     cdef Ahead ahead
-    set_lanes(state + REST, <real>0)
-    set_lanes(state + LOST, <real>0)
     set_lanes(state + MASS, <real>0)
     set_lanes(state + CROSS, <real>0)
-    set_lanes(state + BELOW, <real>0)
-    set_lanes(state + TOP, <real>-INFINITY)
-    set_lanes(state + AT, <real>-1)
+    if job.tiles == 0:  # else the first sets these
+        set_lanes(state + TOP, <real>-INFINITY)
+        set_lanes(state + AT, <real>-1)
+        set_lanes(state + REST, <real>0)
+        set_lanes(state + LOST, <real>0)
+        set_lanes(state + BELOW, <real>0)
     for b in range(job.tiles):
         if is_stopped_at(job.watch, b):
             break
@@ -60,7 +61,10 @@ cdef inline void raise_tops(const real* tile, Py_ssize_t begin, Py_ssize_t class
     cdef real c_real = <real>begin
     cdef Py_ssize_t c, lane
     for lane in range(LANES):
-        top[lane], at[lane] = state[TOP + lane], state[AT + lane]
+        top[lane], at[lane] = -INFINITY, -1
+    if begin > 0:
+        for lane in range(LANES):
+            top[lane], at[lane] = state[TOP + lane], state[AT + lane]
     for c in range(classes):
         for lane in range(LANES):
             value = larger(tile[c * LANES + lane], top[lane])
@@ -113,6 +117,10 @@ cdef inline void add_exponentials(
         for lane in range(LANES):
             total[lane] += part[lane]
         start += GROUP
+    if begin == 0:
+        for lane in range(LANES):
+            state[REST + lane], state[LOST + lane] = total[lane], 0
+        return
     for lane in range(LANES):
         values[lane] = total[lane]
     add_lanes(state + REST, state + LOST, values)

@@ -2,7 +2,7 @@
 
 from libc.float cimport DBL_MAX, FLT_MAX
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
-from libc.math cimport INFINITY, NAN, isinf, isnan, rint
+from libc.math cimport INFINITY, NAN, isfinite, isinf, isnan, rint
 
 cdef extern from "_team.h" nogil:
     ctypedef void (*Body "fx_body")(void* context, Py_ssize_t task, int thread) noexcept nogil
@@ -27,6 +27,9 @@ cdef extern from "_simd.h" nogil:
     void follow "fx_follow"(Sink* sink, char* next)
     void stream_scaled_float "fx_stream_scaled_float"(float* target, const float* source, float scale)
     void stream_scaled_double "fx_stream_scaled_double"(double* target, const double* source, double scale)
+    const bint FX_STREAM_NARROWED
+    void stream_scaled_half "fx_stream_scaled_half"(half* target, const float* source, float scale)
+    void stream_scaled_bfloat16 "fx_stream_scaled_bfloat16"(bfloat16* target, const float* source, float scale)
     double double_from "fx_double"(uint64_t bits)
     Py_ssize_t widen_halves "fx_widen_halves"(const half* x, Py_ssize_t count, float* y)
     Py_ssize_t narrow_to_halves "fx_narrow_to_halves"(const float* x, Py_ssize_t count, half* y)

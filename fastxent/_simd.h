@@ -135,6 +135,35 @@ static inline ptrdiff_t fx_narrow_to_halves(const float* x, ptrdiff_t count, fx_
 #endif
     return i;
 }
+/* 64 numbers, scaled and rounded to 16 bits, to the beginning of a line; a `scale` of nan may lose its payload. */
+#if defined(__AVX512BW__)
+#define FX_STREAM_NARROWED 1
+static inline void fx_stream_scaled_half(fx_half* target, const float* source, float scale) {
+    for (int i = 0; i < 64; i += 32) {
+        const __m256i low = _mm512_cvtps_ph(_mm512_mul_ps(_mm512_set1_ps(scale), _mm512_loadu_ps(source + i)), 8);
+        const __m256i high = _mm512_cvtps_ph(_mm512_mul_ps(_mm512_set1_ps(scale), _mm512_loadu_ps(source + i + 16)), 8);
+        _mm512_stream_si512((void*)(target + i), _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
+    }
+}
+static inline __m512i fx_rounded(__m512 x) { /* its upper halves are rounded to nearest even */
+    const __m512i bits = _mm512_castps_si512(x), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    return _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd);
+}
+static inline void fx_stream_scaled_bfloat16(fx_bfloat16* target, const float* source, float scale) {
+    const __m512i upper = _mm512_setr_epi32( /* the second 16 bits of each number */
+        0x30001, 0x70005, 0xB0009, 0xF000D, 0x130011, 0x170015, 0x1B0019, 0x1F001D,
+        0x230021, 0x270025, 0x2B0029, 0x2F002D, 0x330031, 0x370035, 0x3B0039, 0x3F003D);
+    for (int i = 0; i < 64; i += 32) {
+        const __m512i low = fx_rounded(_mm512_mul_ps(_mm512_set1_ps(scale), _mm512_loadu_ps(source + i)));
+        const __m512i high = fx_rounded(_mm512_mul_ps(_mm512_set1_ps(scale), _mm512_loadu_ps(source + i + 16)));
+        _mm512_stream_si512((void*)(target + i), _mm512_permutex2var_epi16(low, upper, high));
+    }
+}
+#else
+#define FX_STREAM_NARROWED 0
+static inline void fx_stream_scaled_half(fx_half* t, const float* s, float scale) { (void)t, (void)s, (void)scale; }
+static inline void fx_stream_scaled_bfloat16(fx_bfloat16* t, const float* s, float scale) { (void)t, (void)s, (void)scale; }
+#endif
 static inline double fx_double(uint64_t b) { double x; memcpy(&x, &b, sizeof x); return x; }
 
 /* exp(x - top) of 64 or 16 floats, where the level can look 16 numbers up in a register and scale by a power of two: 13
