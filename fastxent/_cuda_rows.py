@@ -8,6 +8,8 @@ import math
 from functools import cache
 from typing import NamedTuple
 
+import numpy as np
+
 from ._cuda_device import (
     WARP,
     barrier_of_cluster,
@@ -31,6 +33,7 @@ from ._cuda_device import (
 )
 from ._cuda_tiles import finder, number_type, placer, reader, writer
 
+DOUBLE = np.float64
 EXP = {"float32": exp_float32, "float64": exp_float64, "float16": exp_short, "bfloat16": exp_short}
 PARTS = 4  # sums of a thread, added up in the end: rounding errors grow with the terms of each
 
@@ -265,7 +268,8 @@ def row_kernel(task, geometry):
     """The kernel of this task and geometry.
 
     x, y, out: strides in elements for (outer, class, inner); y holds target probabilities. labels, losses: (samples,);
-    weight: (classes,); scale: (samples,); the last two have step 0 for a constant. coefficients: keep, spread, z_loss.
+    weight: (classes,); scale: (samples,); the last two have step 0 for a constant. The gradient is multiplied by scale,
+    inverse[0] and factor; coefficients: keep, spread, z_loss.
     x is read once and out written once, unless samples are long: then x is read twice.
     """
     OPERATION, STORAGE, WRITES, LABELLED, DENSE = *task[:2], task.writes, task.labelled, task.dense
@@ -281,7 +285,7 @@ def row_kernel(task, geometry):
     loss_of, likely = formulas(task)
 
     def kernel(
-        x, y, out, labels, weight, scale, denominator, losses, shape, x_strides, y_strides, out_strides, steps,
+        x, y, out, labels, weight, scale, inverse, losses, shape, x_strides, y_strides, out_strides, steps,
         ignore_index, coefficients, factor,
     ):  # fmt: skip
         if BLOCKS > 1:
@@ -319,8 +323,9 @@ def row_kernel(task, geometry):
             losses[s] = loss if k >= 0 else ZERO if labels[s] == ignore_index else NAN
         if not WRITES:
             return
-        out_start, divisor = find(s, inner, out_strides), KIND(denominator[0])
-        scale_s = divide(KIND(factor) * scale[s * steps[1]], divisor if divisor != ZERO else NAN)
+        out_start, scale_s = find(s, inner, out_strides), scale[s * steps[1]]
+        if LOSS:  # in double: over tiny weights the mean's factor is no float32
+            scale_s = KIND(DOUBLE(scale_s) * (factor * inverse[0]))
         fits = not PEELED or misaligned(out, out_start, WIDTH) == skew
         z = KIND(2) * z_loss * (top + log_total) if LOSS else ZERO
         share = divide(scale_s * (mass + hot + z if LOSS else ONE), ONE + rest)

@@ -79,10 +79,10 @@ def _arrange(shape, *arrays):
 
 
 def rows(
-    operation, x, out=None, target=None, weight=None, scale=None, denominator=None, losses=None, ignore_index=0,
+    operation, x, out=None, target=None, weight=None, scale=None, inverse=None, losses=None, ignore_index=0,
     label_smoothing=0.0, z_loss=0.0, factor=1.0,
 ):  # fmt: skip
-    """A kernel of `_cuda_rows`; arrays as for `Kernels`, and `denominator` a number that divides the gradient."""
+    """A kernel of `_cuda_rows`; arrays as for `Kernels`, and `inverse` a number that multiplies the gradient."""
     kind, memory = computing(x), x.memory
     keep, spread = 1.0 - label_smoothing, label_smoothing / max(1, x.shape[1])
     labelled = target is not None and target.dtype == "int64"
@@ -97,7 +97,7 @@ def rows(
     weight, scale = weight or one(kind), scale or one(kind)
     launch(
         kernel, -(-shape[0] // geometry.samples) * geometry.blocks, geometry.bounds, memory,
-        x, y, written, labels or missing("int64"), weight, scale, denominator or one("float64"),
+        x, y, written, labels or missing("int64"), weight, scale, inverse or one("float64"),
         losses or missing(kind), shape, *steps, (int(weight.shape[0] > 1), int(scale.shape[0] > 1)),
         ignore_index, (keep, spread, z_loss), factor,
     )  # fmt: skip
@@ -130,13 +130,18 @@ def pairs(operation, grad, probs, out):
 
 
 class Sums(NamedTuple):
-    """What `sums` leaves: the total, a float64; in the other half of the room the first bad label, an int64, or -1."""
+    """What `sums` leaves: the total, a float64; then the first bad label, an int64, or -1; then 1 / total."""
 
     room: DeviceArray
 
+    @property
+    def inverse(self):
+        """1 / total, nan for 0."""
+        return part_of(self.room, 2 * self.room.shape[1], 1)
+
     def read(self):
-        """Both as numbers, for which the host waits."""
-        totals, firsts = to_host(self.room)
+        """Total and label as numbers, for which the host waits."""
+        totals, firsts, _ = to_host(self.room)
         return totals[0].item(), firsts.view(np.int64)[0].item()
 
 
@@ -148,19 +153,19 @@ def sums(
     values, labels = values or missing(kind), labels or missing("int64")
     weight, scale, denominator = weight or one(kind), scale or one(kind), denominator or one("float64")
     steps, blocks = (int(weight.shape[0] > 1), int(scale.shape[0] > 1)), max(1, -(-count // CHUNK))
-    room = memory.empty((2, blocks + 1), "float64")
+    room = memory.empty((3, blocks + 1), "float64")
     firsts = part_of(room, blocks + 1, blocks + 1, "int64")
-    result = result or room
+    inverse, result = Sums(room).inverse, result or room
     arguments = values, weight, labels, scale, denominator
     numbers = steps, classes, ignore_index, float(divisor)
     if blocks > 1:
         parts = part_of(room, 1, blocks), part_of(firsts, 1, blocks)
         kernel = sum_kernel(terms, kind, result.dtype)
-        launch(kernel, blocks, (THREADS,), memory, *arguments, *parts, result, count, CHUNK, *numbers)
+        launch(kernel, blocks, (THREADS,), memory, *arguments, *parts, inverse, result, count, CHUNK, *numbers)
         terms, kind, count = "parts", "float64", blocks
         arguments = parts[0], one("float64"), parts[1], one("float64"), denominator
     kernel = sum_kernel(terms, kind, result.dtype)
-    launch(kernel, 1, (THREADS,), memory, *arguments, room, firsts, result, count, count, *numbers)
+    launch(kernel, 1, (THREADS,), memory, *arguments, room, firsts, inverse, result, count, count, *numbers)
     return Sums(room)
 
 

@@ -15,7 +15,7 @@ from ._cuda_tiles import number_type
 WARPS = 8  # of a block
 THREADS = WARPS * WARP
 DOUBLE = np.float64
-ZERO, NONE = DOUBLE(0), DOUBLE(-math.inf)
+ZERO, ONE, NONE = DOUBLE(0), DOUBLE(1), DOUBLE(-math.inf)
 
 
 @device
@@ -79,14 +79,15 @@ TERMS = {"labels": label_term, "values": value_term, "parts": part_term}
 def sum_kernel(terms, storage, result_storage):
     """totals[block] = the sum of a chunk's terms, firsts[block] = the first bad label or -1.
 
-    A block that is alone also gives the quotient by denominator and divisor, nan for 0, in the type of the result.
+    A block that is alone also gives the inverse of the total, and its quotient by denominator and divisor in the type
+    of the result; both are nan where that divides by 0.
     values, labels: (count,); weight: (classes,); scale: (count,); the last two have step 0 for a constant.
     """
     term_of, KIND = TERMS[terms], number_type(result_storage)
 
     def kernel(
-        values, weight, labels, scale, denominator, totals, firsts, result, count, chunk, steps, classes, ignore_index,
-        divisor,
+        values, weight, labels, scale, denominator, totals, firsts, inverse, result, count, chunk, steps, classes,
+        ignore_index, divisor,
     ):  # fmt: skip
         total, lost, top = ZERO, ZERO, NONE
         begin = cuda.blockIdx.x * chunk
@@ -100,6 +101,7 @@ def sum_kernel(terms, storage, result_storage):
             totals[cuda.blockIdx.x] = total
             firsts[cuda.blockIdx.x] = -1 if top == NONE else int(-top)
             if chunk >= count:
+                inverse[0] = ONE / total if total != ZERO else math.nan
                 share = denominator[0] * divisor
                 result[0] = KIND(total / share if share != ZERO else math.nan)
 

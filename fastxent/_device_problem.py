@@ -195,10 +195,10 @@ def classification_loss(
         scale, factor = gradient_scale(run, gradient[0], each, layout, kind, reduction, memory)
         inputs = tuple(array for array in (y, weights, each, scale) if array is not None)
         output = Output(run, gradient[1], lambda array: array.reshape(layout.view), (x,), inputs)
-    denominator = check(run, y, weights, each, layout, ignore_index, reduction, kind)
+    counted = check(run, y, weights, each, layout, ignore_index, reduction, kind)
     losses = memory.empty(layout.batch, kind)
     run.rows(
-        kernel, split(run, layout, x), output and output.target, y, weights, scale, denominator,
+        kernel, split(run, layout, x), output and output.target, y, weights, scale, counted and counted.inverse,
         losses.reshape((layout.samples,)), ignore_index, *coefficients, factor=factor,
     )  # fmt: skip
     if reduction == "none":
@@ -206,7 +206,7 @@ def classification_loss(
             run.multiply(losses, each, losses)
         return settled(run, losses), output and output.finish()
     result = memory.empty((), kind)
-    run.sums("values", layout.samples, losses, None, None, each, denominator, result)
+    run.sums("values", layout.samples, losses, None, None, each, counted and counted.room, result)
     return settled(run, result), output and output.finish()
 
 
@@ -230,8 +230,8 @@ def as_class_weight(run: Any, weight: Any, layout: Layout, kind: str, memory: Me
 
 def check(
     run: Any, y: DeviceArray, weights: Any, each: Any, layout: Layout, ignore_index: int, reduction: str, kind: str
-) -> DeviceArray | None:
-    """Refuse a label out of range, unless nobody wants to wait for that; the mean's denominator, None for 1."""
+) -> Any:
+    """Refuse a label out of range, unless nobody wants to wait for that; the sum whose total divides the mean."""
     mean, checks, ones = reduction == "mean", _config.current().check_targets, run.one(kind)
     if len(y.shape) > 1:
         if ignore_index >= 0:
@@ -239,7 +239,7 @@ def check(
         if not mean:
             return None
         counted = run.copied((each or ones._replace(memory=y.memory)).broadcast((layout.samples,)), kind)
-        return run.sums("values", layout.samples, counted, None, None, None).room  # type: ignore[no-any-return]
+        return run.sums("values", layout.samples, counted, None, None, None)
     if not checks and not mean:
         return None
     sums = run.sums(
@@ -249,7 +249,7 @@ def check(
     if bad >= 0:
         where = tuple(map(int, np.unravel_index(bad, layout.batch))) if layout.batch else ()
         raise bad_label(where, int(run.number(y, bad)), layout.classes, ignore_index)
-    return sums.room if mean else None
+    return sums if mean else None
 
 
 def gradient_scale(

@@ -20,7 +20,7 @@ from ._formulas import (
     widen,
 )  # fmt: skip
 from ._numba_tiles import NUMBERS, TILE, Tiles, load_some, store_some
-from ._numba_trace import INT32, LANES, Variables, during, each, kernel, larger, smaller, tasks, when, where
+from ._numba_trace import FLOAT64, INT32, LANES, Variables, during, each, kernel, larger, smaller, tasks, when, where
 
 GROUP = 8  # classes summed before their sum is added to the total: keeps the error of float32 below 1 ulp
 
@@ -175,7 +175,7 @@ class Scale:
         s = Variables(pack=self.scale.data[0].splat())
         with when(self.scale.size > 1):
             s.pack = load_some(self.scale.data, first, lanes, self.stage)
-        return s.pack * self.factor
+        return (s.pack.to(FLOAT64) * self.factor).to(s.pack.kind)  # a mean of tiny weights is a float32 only now
 
 
 # --- kernels -----------------------------------------------------------------------------------------------------

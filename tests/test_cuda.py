@@ -4,7 +4,7 @@ import ctypes
 
 import numpy as np
 import pytest
-from cases import ALL, ALL_WITH_GRAD, DTYPES, LAYOUTS, LOSSES, assert_close, exact, make_options
+from cases import ALL, ALL_WITH_GRAD, DTYPES, LAYOUTS, LOSSES, WITH_GRAD, assert_close, exact, make_options
 from gpu_arrays import GpuArray, to_gpu
 from test_config import python
 
@@ -58,6 +58,18 @@ def test_every_gradient(loss, reduction):
     incoming = np.asarray(np.random.default_rng(2).standard_normal(shape), F32)
     for options in ({}, make_options(loss, (3, 5), 1, "all", F32) | {"grad_output": incoming}):
         check_against_host(loss.with_grad, arrays, options | loss.at(1) | {"reduction": reduction})
+
+
+@pytest.mark.parametrize("unit", [2.0**-147, 2.0**126], ids=["tiny", "huge"])
+@pytest.mark.parametrize("loss", WITH_GRAD.values(), ids=WITH_GRAD)
+def test_only_the_ratios_of_weights_matter_to_the_mean(loss, unit):
+    """On arrays of either side; over such weights neither the mean's denominator nor its inverse is a float32."""
+    arrays, shares = loss.make((5, 3), 1, F32), np.arange(5, dtype=F32) % 4
+    check_against_host(loss.with_grad, arrays, {"sample_weight": shares * F32(unit)})
+    with fx.config_context(backend="cuda"):
+        got = loss.with_grad(*arrays, sample_weight=shares * unit)
+    for there, expected in zip(got, loss.with_grad(*arrays, sample_weight=shares), strict=True):
+        assert_close(there, expected, 2)
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((5,), 0), ((4, 1), 1), ((0, 3), 1), ((2, 3, 2, 2), 1), ((3, 4, 2), -3)])

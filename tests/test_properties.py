@@ -1,8 +1,10 @@
 """What holds for any input, by the mathematics of the functions."""
 
+import math
+
 import numpy as np
 import pytest
-from cases import LOSSES, MAPS, REDUCTIONS, WITH_GRAD, make_options
+from cases import LOSSES, MAPS, REDUCTIONS, WITH_GRAD, assert_close, batch_shape, make_options
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -140,6 +142,18 @@ def test_sample_weights_count_repetitions(loss, reduction, shape, seed):
     for row, n in enumerate(times):
         expected = repeated_grad[first[row]] * n if n else 0
         np.testing.assert_allclose(grad[row], expected, rtol=1e-13, atol=1e-300)
+
+
+@every_loss_with_grad
+@pytest.mark.parametrize("unit", [2.0**-147, 2.0**126], ids=["tiny", "huge"])
+@pytest.mark.parametrize("shape", [(9, 3), (2, 3, 40), (3, 500)], ids=["lanes", "lanes apart", "rows"])
+def test_only_the_ratios_of_weights_matter_to_the_mean(loss, shape, unit):
+    """Where its denominator, or the factor that this makes of the gradient, is beyond float32."""
+    arrays, batch = loss.make(shape, 1, np.float32), batch_shape(shape, 1)
+    shares = np.arange(math.prod(batch)).reshape(batch) % 4
+    expected = loss.with_grad(*arrays, sample_weight=shares)
+    for got, wanted in zip(loss.with_grad(*arrays, sample_weight=shares * unit), expected, strict=True):
+        assert_close(got, wanted)
 
 
 @pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.takes_labels])
