@@ -95,7 +95,8 @@ def binary_cross_entropy_with_logits(
 ):  # fmt: skip
     """w ((1 - y) log(1 + e^x) + v y log(1 + e^-x))."""
     x, y, w, v = _floats(logits, target, 1 if weight is None else weight, 1 if pos_weight is None else pos_weight)
-    losses = (1 - y) * np.logaddexp(0, x) + v * y * np.logaddexp(0, -x)
+    positive, negative, both = np.maximum(x, 0), np.maximum(-x, 0), np.log1p(np.exp(-np.abs(x)))
+    losses = (1 - y) * positive + v * y * negative + ((1 - y) + v * y) * both
     grads = (1 - y) * np.exp(-np.logaddexp(0, -x)) - v * y * np.exp(-np.logaddexp(0, x))
     return _reduce_entries(w * losses, w * grads, reduction, grad_output)
 
