@@ -16,6 +16,7 @@ from fastxent import _backends
 
 ALLOWED = (TypeError, ValueError, IndexError)
 SEVERAL = 1 << 15  # bytes of an array, from which on a call may have several tasks
+MOST_ULPS = 8  # of a gradient, in units of the larger of the two terms that may cancel
 HUGE = 1e9  # from here on products may overflow float32
 OF_EXPONENTIALS, MOST_EXPONENT = ("log_softmax_vjp", "kl_div"), 80  # exponentials of what need not be below 0
 
@@ -108,10 +109,11 @@ def reference_of(call, results):
 def allowances(call, plain, compute, expected):
     """What rounding errors of the inputs would change, and of the sums of the reference."""
     most = [np.zeros(np.shape(result)) for result in expected]
+    smoothed = "label_smoothing" in call.loss.options
+    dense = smoothed and ("label_smoothing" in plain or not call.loss.takes_labels)
     for seed in range(3):
         moved = {name: nudged(value, compute, seed) for name, value in plain.items()}
-        if "label_smoothing" in call.loss.options:  # p - t cancels where t is dense, and 1 - p in the reference
-            dense = "label_smoothing" in plain or not call.loss.takes_labels
+        if smoothed:  # p - t cancels where t is dense, and 1 - p in the reference
             moved["label_smoothing"] = plain.get("label_smoothing", 0.0) + (
                 2 * np.finfo(compute).eps if dense else 4e-16
             )
@@ -119,7 +121,19 @@ def allowances(call, plain, compute, expected):
             np.maximum(change, np.nan_to_num(np.abs(other - result), posinf=0), out=change)
     length = max(np.shape(list(plain.values())[call.loss.main]))
     growth = 4 + length**0.5  # of random errors; those of equal numbers, which NumPy adds one by one, are all alike
-    return [growth * change + length * 2.0**-53 * np.abs(r) for change, r in zip(most, expected, strict=True)]
+    allowed = [growth * change + length * 2.0**-53 * np.abs(r) for change, r in zip(most, expected, strict=True)]
+    if dense and len(allowed) > 1:
+        share = np.abs(target_part(call, plain))
+        allowed[1] += MOST_ULPS * np.finfo(compute).eps * np.nan_to_num(share, posinf=0)
+    return allowed
+
+
+def target_part(call, plain):
+    """What targets add to the gradient, to be cancelled: all of it for classes beside one that has all probability."""
+    shape = np.shape(plain["logits"])
+    classes = np.indices(shape)[plain.get("axis", call.loss.default_axis(len(shape)))]
+    beside = [run_reference(call, plain | {"logits": np.where(classes == k, 1e3, 0.0)})[1] for k in (0, 1)]
+    return np.where(classes == 0, beside[1], beside[0])
 
 
 def without_out(call):

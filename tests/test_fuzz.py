@@ -42,6 +42,18 @@ FOUND = {
     "a loss whose terms overflow": (
         "multilabel_soft_margin_loss", {"logits": np.full(4, -0.7), "target": np.array([LARGEST, 0, 0, 0])},
     ),
+    "a difference of equal numbers": (
+        "cross_entropy of probabilities",
+        {"logits": np.zeros(3, np.float32), "target": np.zeros(3, np.float32), "label_smoothing": 0.1},
+    ),
+    "a difference of equal numbers of integers": (
+        "cross_entropy of probabilities",
+        {"logits": np.zeros(3, np.uint8), "target": np.zeros(3), "label_smoothing": 1.0},
+    ),
+    "a difference of equal numbers beside a small one": (
+        "cross_entropy of probabilities",
+        {"logits": np.zeros((2, 2), np.float32), "target": np.full((2, 2), 0.14723454, np.float32), "z_loss": 1e-4},
+    ),
     "a logit that is nothing beside 1": (
         "multilabel_soft_margin_loss",
         {"logits": np.full(1, 9e-19, np.float32), "target": np.full(1, 1e30, np.float32)},
