@@ -103,7 +103,7 @@ def reference_of(call, results):
         expected = run_reference(call, plain)
         allowed = allowances(call, plain, compute, expected)
     nothing_counts = given.get("reduction") == "mean" and not np.isfinite(expected[0])  # nan, or divided by 0
-    return expected, allowed, is_lenient(call, plain) or nothing_counts
+    return expected, allowed, is_lenient(call, plain, compute) or nothing_counts
 
 
 def allowances(call, plain, compute, expected):
@@ -156,8 +156,11 @@ def as_computed(value, compute):
     return value.astype(compute).astype(np.float64)
 
 
-def is_lenient(call, given):
-    """Whether products of the arguments may overflow, or be 0 times infinity; else that is a matter of logits alone."""
+def is_lenient(call, given, compute):
+    """Whether products of the arguments may overflow, or be 0 times infinity; else that is a matter of logits alone.
+
+    The inverse of a sum of weights is one of them.
+    """
     numbers = {name: exact(value) for name, value in given.items() if isinstance(value, np.ndarray)}
     sizes = {n: np.abs(v) for n, v in numbers.items() if v.dtype.kind == "f" or not call.loss.takes_labels}
     main = list(given)[call.loss.main]
@@ -165,6 +168,9 @@ def is_lenient(call, given):
     huge = MOST_EXPONENT if call.loss.name in OF_EXPONENTIALS else HUGE
     if any((size >= huge).any() for size in finite.values()):
         return True
+    for name, kind in (("weight", compute), ("sample_weight", np.float64)):
+        if ((sizes.get(name, 0) > 0) & (sizes.get(name, 0) < 1 / np.finfo(kind).max)).any():
+            return True
     infinite = [name for name, size in sizes.items() if size.size > finite[name].size]
     return infinite != [main] * len(infinite) or (bool(infinite) and any((size == 0).any() for size in sizes.values()))
 

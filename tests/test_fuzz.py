@@ -54,6 +54,14 @@ FOUND = {
         "cross_entropy of probabilities",
         {"logits": np.zeros((2, 2), np.float32), "target": np.full((2, 2), 0.14723454, np.float32), "z_loss": 1e-4},
     ),
+    "a mean over weights whose inverse overflows": (
+        "cross_entropy of probabilities",
+        {"logits": np.zeros(1), "target": np.ones(1), "sample_weight": np.array(5e-324)},
+    ),
+    "the same of classes": (
+        "nll_loss",
+        {"log_probs": np.zeros((9, 300), np.float32), "target": np.zeros(9, int), "weight": np.full(300, 1e-40)},
+    ),
     "a logit that is nothing beside 1": (
         "multilabel_soft_margin_loss",
         {"logits": np.full(1, 9e-19, np.float32), "target": np.full(1, 1e30, np.float32)},
