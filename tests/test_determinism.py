@@ -5,6 +5,7 @@ The kernels are called directly: the public functions never use more threads tha
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -34,8 +35,9 @@ KERNELS = (
 every_kernel = pytest.mark.parametrize("kernel", KERNELS)
 
 
+@lru_cache(maxsize=3)  # the types of a problem
 def arguments(shape, dtype):
-    """What the kernels take, for one problem."""
+    """What the kernels take, for one problem; nobody writes to it."""
     rng = np.random.default_rng(0)
     samples, compute = shape[0] * shape[2], np.float64 if dtype == "float64" else np.float32
     x = 4 * rng.standard_normal(shape, np.float32)
