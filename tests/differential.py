@@ -141,7 +141,11 @@ def without_out(call):
 
 
 def run_reference(call, given):
+    """What the reference gives; where it overflows although its result need not, of smaller numbers if it is linear."""
     result = call.loss.reference(**given)
+    if call.loss.name.endswith("_vjp"):
+        smaller = call.loss.reference(**given | {"grad_output": given["grad_output"] * 2.0**-64})
+        result = np.where(np.isinf(result), smaller * 2.0**64, result)
     if call.loss.with_grad is None:
         return (result,)
     return result if call.function is call.loss.with_grad else result[:1]
