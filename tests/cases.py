@@ -216,14 +216,14 @@ def exact(array):
     return array.astype(np.int64 if array.dtype.kind in "iu" else np.float64)
 
 
-def assert_close(got, expected, factor=1):
-    """Within the tolerance of the type of `got`, relative to the largest finite entry that is expected."""
+def assert_close(got, expected, factor=1, least=0):
+    """Within the tolerance of the type of `got`, relative to `least` or the largest finite entry that is expected."""
     got, expected = np.asarray(got), np.asarray(expected)
     dtype = got.dtype.newbyteorder("=")
     finite = np.abs(expected[np.isfinite(expected)])
     rtol = factor * TOLERANCES[dtype]
     spacing = 2.0**-24 if dtype == np.float16 else 0  # of subnormal numbers, which gradients of float16 reach
-    atol = rtol * finite.max(initial=0) + spacing
+    atol = rtol * finite.max(initial=least) + spacing
     np.testing.assert_allclose(exact(got), expected, rtol=rtol, atol=atol, err_msg=f"in {dtype}")
 
 

@@ -70,15 +70,16 @@ def check(loss, arrays, axis, out=None, grad_output=None, **options):
     value = loss.function(*arrays, **loss.at(axis), **options)
     value_again, grad = loss.with_grad(*arrays, **loss.at(axis), out=out, grad_output=grad_output, **options)
     assert_same(value, expected, LOSS_DTYPE[dtype])
-    assert_same(grad, expected_grad, dtype)
+    # Where the softmax is the target, one of two equal products is rounded less: compilers choose which one they fuse.
+    assert_same(grad, expected_grad, dtype, least=1 / max(1, grad.size))
     np.testing.assert_array_equal(value_again, value)
     return grad
 
 
-def assert_same(got, expected, dtype):
+def assert_same(got, expected, dtype, least=0):
     assert got.dtype.newbyteorder("=") == dtype
     assert got.shape == expected.shape
-    assert_close(got, expected)
+    assert_close(got, expected, least=least)
 
 
 @every_loss
