@@ -13,7 +13,7 @@ QUICK := --quick --launch-method forkserver -b 'Shapes.*small batch' -b "(Types|
 # threads for the team alone. Left out are tests that measure time or memory, compile, or run other programs.
 SANITIZED := build/sanitized
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
-UNSANITIZED := bench cli environment examples interrupts large leaks memory vectorisation
+UNSANITIZED := bench cli dashboard environment examples interrupts large leaks memory vectorisation
 EMULATED := tests/test_published.py tests/test_semantics.py
 PRELOAD = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-name=libstdc++.so)
 
