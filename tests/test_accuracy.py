@@ -206,6 +206,8 @@ def test_the_largest_numbers(dtype, classes):
         assert fx.logsumexp(x).tolist() == [largest, largest]
         wide = np.repeat(x[:1, :, None], 64, axis=2)  # classes apart, samples side by side
         np.testing.assert_array_equal(fx.softmax(wide, 1), np.repeat(p[:1, :, None], 64, axis=2))
+        loss = fx.cross_entropy(wide, np.repeat([[place, other]], 32, axis=1), reduction="none")
+        assert loss.tolist() == [[0] * 32 + [np.inf] * 32]
 
 
 @every_kind
@@ -264,6 +266,11 @@ def test_errors_do_not_grow_with_the_number_of_classes(measure):
     errors = errors_by_classes(measure)
     few = max(errors[c] for c in COUNTS if c <= 1000)
     assert max(errors.values()) <= min(few + 1, 4), errors
+
+
+def test_many_classes_of_samples_side_by_side():
+    x = (np.random.default_rng(0).integers(-300, 300, (1, 2**17, 16)) / 64).astype(np.float32)
+    assert_within(ulps(fx.softmax(x, 1), reference.softmax(x, 1)), 4)
 
 
 def test_equal_logits_of_a_million_classes():
@@ -332,6 +339,7 @@ def test_every_kind_of_number_is_written_right(dtype):
         halfway = (every[1:].astype(np.float64) + every[:-1].astype(np.float64)) / 2
         x = np.concatenate([every, halfway, *(np.nextafter(halfway.astype(np.float32), t) for t in (np.inf, -np.inf))])
         x = np.concatenate([x, [np.inf, -np.inf, np.nan, 65519.996, 65520.0, 3.4e38, 1e-45, -1e-45]]).astype(np.float32)
+        x = np.append(x, np.array([0x7FFFFFFF, 0xFFFFFFFF], np.uint32).view(np.float32))  # nan that rounding would end
         expected = x.astype(dtype)
     got = fx.logsumexp_vjp(x, np.zeros((len(x), 1), dtype))[:, 0]
     np.testing.assert_array_equal(got.astype(np.float32), expected.astype(np.float32))
