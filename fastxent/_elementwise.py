@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy import ndarray  # read in every call, and np.ndarray is one more look-up
 from numpy.lib.array_utils import normalize_axis_index
 from numpy.typing import ArrayLike
 
@@ -39,7 +40,7 @@ Shape = tuple[int, ...]
 
 def as_pair(x_name: str, x: ArrayLike, y_name: str, y: ArrayLike) -> tuple[Array, Array]:
     """Two arrays of one shape and one computing type, that of `x`; the second may hold booleans."""
-    if type(x) is not np.ndarray and on_device(x):
+    if type(x) is not ndarray and on_device(x):
         return for_device("_device_elementwise").as_pair(x_name, x, y_name, y)  # type: ignore[no-any-return]
     first = as_floats(x_name, x)
     second = as_array(y_name, y)
@@ -52,14 +53,14 @@ def as_pair(x_name: str, x: ArrayLike, y_name: str, y: ArrayLike) -> tuple[Array
 
 def as_first(name: str, value: ArrayLike) -> Array:
     """Floats, wherever they are."""
-    if type(value) is not np.ndarray and on_device(value):
+    if type(value) is not ndarray and on_device(value):
         return for_device("_device_elementwise").as_first(name, value)  # type: ignore[no-any-return]
     return as_floats(name, value)
 
 
 def as_partner(name: str, value: ArrayLike, x: Array) -> Array:
     """Floats where `x` is."""
-    if type(x) is not np.ndarray:
+    if type(x) is not ndarray:
         return for_device("_device_elementwise").as_partner(name, value, x)  # type: ignore[no-any-return]
     return as_floats(name, value)
 
@@ -196,7 +197,7 @@ def _run(
 
 def as_probabilities(name: str, value: ArrayLike) -> Array:
     """Floats in [0, 1]."""
-    if type(value) is not np.ndarray and on_device(value):
+    if type(value) is not ndarray and on_device(value):
         return for_device("_device_elementwise").as_probabilities(name, value)  # type: ignore[no-any-return]
     x = as_floats(name, value)
     if _run("outside", Operands(x, x), 1.0, False, None, False, None)[0]:
@@ -208,7 +209,7 @@ def as_probabilities(name: str, value: ArrayLike) -> Array:
 
 def sums_along(name: str, x: Array, y: Array, axis: Any) -> Any:
     """A kernel's losses, summed along an axis."""
-    if type(x) is not np.ndarray:
+    if type(x) is not ndarray:
         return for_device("_device_elementwise").sums_along(name, x, y, axis)
     axis = normalize_axis_index(as_axis(axis), x.ndim, "axis")
     return _run(name, Operands(x, y), 1.0, True, axis, False, None)[1][()]
@@ -228,7 +229,7 @@ def elementwise_loss(
 
     With an `axis`, the loss of a sample is the mean along it.
     """
-    if type(x) is not np.ndarray:
+    if type(x) is not ndarray:
         run = for_device("_device_elementwise").elementwise_loss
         return run(name, x, y, weight, pos_weight, reduction, gradient, axis)  # type: ignore[no-any-return]
     dtype = compute_type(x.dtype)
@@ -245,10 +246,10 @@ def elementwise_loss(
         scalar = 1.0 if incoming is None else as_scalar_grad_output(incoming, reduction)
         factor = gradient_scale(scalar, ones(dtype), divisor, "mean")[1]
         if out is not None:
-            check_out(out, x.dtype, x.shape)
+            flags = check_out(out, x.dtype, x.shape)
             others = tuple(array for array in (y, weights, pos_weights, scale) if array is not None)
             plain = as_plain(out)
-            output = plain if may_write(plain, x.dtype, (x,), others) else None
+            output = plain if may_write(plain, flags, x.dtype, (x,), others) else None
     operands = Operands(x, y, weights, pos_weights, scale)
     total, losses, grad = _run(name, operands, factor, reduction == "none", axis, gradient is not None, output)
     loss = reduced_loss(total, divisor, "mean", dtype) if losses is None else _divided(losses, divisor)[()]

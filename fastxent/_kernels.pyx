@@ -234,8 +234,11 @@ def check_target(
     job.weight = as_constants(weight)
     job.scale = as_constants(sample_weight)
     job.ignore_index = ignore_index
-    with nogil:
-        total = run_chunks(&job, &bad, num_threads)
+    if job.samples <= SAMPLES:  # soon done: to let other threads run meanwhile would take as long
+        total = run_chunks(&job, &bad, 1)
+    else:
+        with nogil:
+            total = run_chunks(&job, &bad, num_threads)
     return bad, total
 
 

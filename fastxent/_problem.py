@@ -10,6 +10,7 @@ from functools import cache, lru_cache
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+from numpy import ndarray  # read in every call, and np.ndarray is one more look-up
 from numpy.lib.array_utils import normalize_axis_index
 from numpy.typing import ArrayLike
 
@@ -47,7 +48,7 @@ def _is_bfloat16(dtype: np.dtype[Any]) -> bool:
 
 def as_array(name: str, value: ArrayLike) -> Array:
     """`value` as a plain ndarray; masked arrays are refused, since their mask would be lost."""
-    if type(value) is np.ndarray:
+    if type(value) is ndarray:
         return value
     if _is_masked(value):
         raise TypeError(f"{name} is a masked array, whose mask would be ignored: fill it, or pass sample_weight")
@@ -76,7 +77,7 @@ def _is_masked(value: Any) -> bool:
 
 def as_floats(name: str, value: ArrayLike) -> Array:
     """An aligned, native array of float16, bfloat16, float32 or float64; integers become float64."""
-    if type(value) is np.ndarray and value.dtype in _STORAGE and value.flags.aligned:
+    if type(value) is ndarray and value.dtype in _STORAGE and value.flags.aligned:
         return value
     array = as_array(name, value)
     dtype = array.dtype
@@ -166,22 +167,21 @@ def as_output(
     """
     if out is None:
         return np.empty(layout.shape, dtype)
-    contiguous, plain = check_out(out, dtype, layout.shape), as_plain(out)
-    if not may_write(plain, dtype, replaces, inputs):
+    flags, plain = check_out(out, dtype, layout.shape), as_plain(out)
+    if not may_write(plain, flags, dtype, replaces, inputs):
         return np.empty(layout.shape, dtype)
-    if not contiguous and not np.may_share_memory(layout.split(plain), plain):
+    if not flags.c_contiguous and not np.may_share_memory(layout.split(plain), plain):
         return np.empty(layout.shape, dtype)
     return plain
 
 
 def as_plain(out: Array) -> Array:
     """`out` without what a subclass makes of it: a matrix stays 2-D, whatever shape it is asked for."""
-    return out if type(out) is np.ndarray else np.asarray(out)
+    return out if type(out) is ndarray else np.asarray(out)
 
 
-def may_write(out: Any, dtype: np.dtype[Any], replaces: tuple[Any, ...], inputs: tuple[Any, ...]) -> bool:
-    """Whether `out` is native, aligned, and overlaps no input but one that it is, if it may replace that."""
-    flags = out.flags
+def may_write(out: Any, flags: Any, dtype: np.dtype[Any], replaces: tuple[Any, ...], inputs: tuple[Any, ...]) -> bool:
+    """Whether `out`, of these flags, is native, aligned, and overlaps no input but one that it is and may replace."""
     if out.dtype is not dtype or not flags.aligned:
         return False
     owns = flags.owndata  # two arrays that own their memory do not share it, which is quick to see
@@ -214,11 +214,13 @@ def _same_place(a: Array, b: Array) -> bool:
     )
 
 
-def check_out(out: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
-    """Refuse an `out` that cannot take a result of this type and shape; whether it is contiguous."""
-    if type(out) is np.ndarray and out.dtype is dtype and out.shape == shape and out.flags.carray:
-        return True
-    if type(out) is not np.ndarray:
+def check_out(out: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
+    """Refuse an `out` that cannot take a result of this type and shape; its flags."""
+    if type(out) is ndarray and out.dtype is dtype and out.shape == shape:
+        flags = out.flags
+        if flags.carray:
+            return flags
+    if type(out) is not ndarray:
         as_array("out", out)
         if not isinstance(out, np.ndarray):
             raise TypeError(f"out is of type {type(out).__name__}, expected a NumPy array")
@@ -231,7 +233,7 @@ def check_out(out: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
         raise ValueError("out is read-only, expected a writeable array")
     if not flags.forc and _overlaps_itself(out):
         raise ValueError(f"out has strides {out.strides}, so that its elements may share memory")
-    return bool(flags.c_contiguous)
+    return flags
 
 
 def _overlaps_itself(array: Array) -> bool:
@@ -250,7 +252,7 @@ def _overlaps_itself(array: Array) -> bool:
 
 def as_target(target: ArrayLike, logits_name: str, layout: Layout, dtype: np.dtype[Any], ignore_index: int) -> Array:
     """Class indices as a flat int64 array, or class probabilities as a (outer, classes, inner) view."""
-    array = target if type(target) is np.ndarray else as_array("target", target)
+    array = target if type(target) is ndarray else as_array("target", target)
     if array.dtype is INT64 and array.shape == layout.batch and array.flags.carray:
         return array if array.ndim == 1 else array.reshape(-1)
     if array.size == 0 and not isinstance(target, np.ndarray) and array.shape == layout.batch:
@@ -296,7 +298,7 @@ def classification_loss(
 
     `name` is what the caller calls `logits`; `coefficients` are the kernel's own arguments.
     """
-    if type(logits) is not np.ndarray and on_device(logits):
+    if type(logits) is not ndarray and on_device(logits):
         return for_device().classification_loss(  # type: ignore[no-any-return]
             kernel, name, logits, target, weight, sample_weight, coefficients, ignore_index, reduction, axis, gradient
         )

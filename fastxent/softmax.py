@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy import ndarray  # read in every call, and np.ndarray is one more look-up
 from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import ArrayLike
 
@@ -67,7 +68,7 @@ def logsumexp(x: ArrayLike, axis: Axes = -1, *, keepdims: bool = False, out: Arr
     array([6.93147181e-01, 1.00069315e+03])
     """
     keepdims = flag("keepdims", keepdims)
-    if type(x) is not np.ndarray and on_device(x):
+    if type(x) is not ndarray and on_device(x):
         return for_device().logsumexp(x, _axes, axis, keepdims, out)
     x = as_floats("x", x)
     axes = _axes(x, axis)
@@ -115,7 +116,7 @@ def logsumexp_vjp(grad_output: ArrayLike, x: ArrayLike, axis: Axes = -1, *, out:
     >>> fx.logsumexp_vjp(2.0, [0.0, 0.0])
     array([1., 1.])
     """
-    if type(x) is not np.ndarray and on_device(x):
+    if type(x) is not ndarray and on_device(x):
         return for_device().logsumexp_vjp(grad_output, x, _axes, axis, out)  # type: ignore[no-any-return]
     x = as_floats("x", x)
     axes = _axes(x, axis)
@@ -172,7 +173,7 @@ def softmax(x: ArrayLike, axis: int = -1, *, out: Array | None = None) -> Array:
     >>> fx.softmax(np.log([1.0, 2.0, 1.0]))
     array([0.25, 0.5 , 0.25])
     """
-    if type(x) is not np.ndarray and on_device(x):
+    if type(x) is not ndarray and on_device(x):
         return for_device().class_map("softmax", x, axis, out)  # type: ignore[no-any-return]
     x = as_floats("x", x)
     layout = _layout(x, axis)
@@ -244,7 +245,7 @@ def log_softmax(x: ArrayLike, axis: int = -1, *, out: Array | None = None) -> Ar
     >>> fx.log_softmax([1.0, 2.0, 3.0])
     array([-2.40760596, -1.40760596, -0.40760596])
     """
-    if type(x) is not np.ndarray and on_device(x):
+    if type(x) is not ndarray and on_device(x):
         return for_device().class_map("log_softmax", x, axis, out)  # type: ignore[no-any-return]
     x = as_floats("x", x)
     layout = _layout(x, axis)
@@ -288,7 +289,7 @@ def log_softmax_vjp(grad_output: ArrayLike, log_probs: ArrayLike, axis: int = -1
 
 
 def _vjp(kernel: str, name: str, grad_output: ArrayLike, value: ArrayLike, axis: int, out: Array | None) -> Array:
-    if type(value) is not np.ndarray and on_device(value):
+    if type(value) is not ndarray and on_device(value):
         return for_device().vjp(kernel, name, grad_output, value, axis, out)  # type: ignore[no-any-return]
     value, grad_output = as_floats(name, value), as_floats("grad_output", grad_output)
     layout = _layout(value, axis)
