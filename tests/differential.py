@@ -102,8 +102,15 @@ def reference_of(call, results):
         plain = {name: as_computed(value, compute) for name, value in given.items()}
         expected = run_reference(call, plain)
         allowed = allowances(call, plain, compute, expected)
+    if compute == np.float64 and any(is_beyond(value) for value in plain.values()):
+        return expected, [np.inf] * len(results), True
     nothing_counts = given.get("reduction") == "mean" and not np.isfinite(expected[0])  # nan, or divided by 0
     return expected, allowed, is_lenient(call, plain, compute) or nothing_counts
+
+
+def is_beyond(value):
+    """Whether the reference, in float64 itself, may overflow on the way or round by more than the result."""
+    return isinstance(value, np.ndarray) and bool((np.abs(value[np.isfinite(value)]) >= 2.0**1000).any())
 
 
 def allowances(call, plain, compute, expected):
@@ -180,10 +187,10 @@ def is_lenient(call, given, compute):
 
 
 def nudged(value, compute, seed):
-    """Arrays of floats, each number moved by a rounding error: all of them in one direction, or each in its own."""
+    """Arrays of floats, each number moved by a rounding error, towards 0: all alike, or each by its own."""
     if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
         return value
-    ways = np.random.default_rng(seed).choice([-2, 2], value.shape) if seed else 2
+    ways = np.random.default_rng(seed).uniform(-4, 0, value.shape) if seed else -2
     info, size = np.finfo(compute), np.abs(value)
     return value + ways * (info.eps * value + info.tiny * ((size > 0) & (size < 1e-30)))
 
@@ -209,6 +216,7 @@ def assert_agree(got, expected, what, slack=0.0, lenient=False, divisor=1):
         good &= ~(np.isinf(expected) & ~np.isinf(got))
         ends = np.abs(got) * divisor >= limit / 2 if dtype == np.float64 else False
         good |= lenient & (~np.isfinite(got) | np.isnan(expected) | (ends & (expected == np.copysign(np.inf, got))))
+        good |= np.isinf(slack)
     assert good.all(), (
         f"{what} at {np.argwhere(~good)[:5].tolist()}: {got[~good][:5]}, expected {expected[~good][:5]} in {dtype}"
     )
