@@ -52,6 +52,7 @@ FAULTS = {
          "<Py_ssize_t>(-<size_t>behind.result % 64 // job.out.itemsize)", "determinism::large_results"),
         ("(p.k - b * BLOCK - behind.begin) // LANES", "(p.k - b * BLOCK) // LANES", "determinism::large_results"),
         ("for step in range(behind.steps):", "for step in range(behind.steps - 1):", "determinism::large_results"),
+        ("if behind.begin <= p.k - b * BLOCK < after:", "if False:", "determinism::large_results"),
     ],
     "fastxent/_lanes.pxi": [
         ("value = (rest + lost + one) * scale", "value = (rest + lost) * scale", "reference::every_block"),
@@ -70,6 +71,13 @@ FAULTS = {
          "semantics::mean_over_class_indices"),
         ("g = g - minus[lane] * q[c * LANES + lane]", "g = g - q[c * LANES + lane]",
          "reference::any_number_of_classes"),
+        ("turn = first % LANES  #", "turn = 0  #", "determinism::large_images"),
+    ],
+    "fastxent/_short_rows.pxi": [
+        ("state[REST + lane] += ones[lane] - 1", "state[REST + lane] += ones[lane]",
+         "reference::any_number_of_classes"),
+        ("        elif patched:\n", "        elif False:\n", "reference::any_number_of_classes"),
+        ("stride == job.classes * job.out.itemsize", "True", "determinism::large_results"),
     ],
     "fastxent/_tiles.pxi": [
         ("cdef bint more = (first + count) % run != 0 and step >= job.classes", "cdef bint more = True",
@@ -92,6 +100,7 @@ FAULTS = {
          "reference::random_combinations"),
         ("counted += label != job.ignore_index", "counted += 1", "semantics::ignored_targets_give"),
         ("    if turns != NULL:\n        catch_up(job, turns, block)\n", "    pass\n", "determinism::large_results"),
+        ("LANES - (job.phase + first % run) % line", "LANES", "determinism::large_images"),
     ],
     "fastxent/_blocks.pxi": [
         ("while start + LANES < count:", "while start + 2 * LANES < count:", "reference::largest_logit"),
@@ -99,6 +108,8 @@ FAULTS = {
         ("if step >= behind.steps or step == behind.apart:", "if step == behind.apart:", "determinism::large_results"),
         ("lane >= LANES - counted", "lane > LANES - counted", "reference::any_number_of_classes"),
         ("for lane in range(count - groups * LANES):", "for lane in range(0):", "reference::any_number_of_classes"),
+        ("LARGE_SUM = 8 ", "LARGE_SUM = 1 ", "accuracy::losses_from"),
+        ("return others + (rint(total - others) - 1)", "return others", "accuracy::equal_largest"),
     ],
     "fastxent/_numbers.pxi": [
         ("p = p * r + <float>0.16666521", "p = p * r + <float>0.16666", "accuracy::exponentials"),
@@ -123,6 +134,11 @@ FAULTS = {
     "fastxent/_simd.h": [
         ("FX(loadu_##s)(source + i)", "FX(loadu_##s)(source)", "determinism::large_results"),
         ("bytes < 64 - begun ? bytes : 64 - begun", "64 - begun", "determinism::large_results"),
+        ("((1u << classes % 16) - 1)", "((1u << classes % 16) - 2)", "reference::any_number_of_classes"),
+        ("1.04427373f", "1.04427423f", "accuracy::exponentials"),
+        ("return (int)classes - ones;", "return 1;", "accuracy::equal_largest"),
+        ("0x30001, 0x70005", "0x30001, 0x70004", "determinism::large_results"),
+        ("_mm512_set1_epi32(0x7FFF)", "_mm512_set1_epi32(0x8000)", "determinism::large_results"),
     ],
     "fastxent/_watch.pxi": [
         ("set_flag(&watch.stopped)", "pass", "interrupts::long_call"),
@@ -162,7 +178,7 @@ FAULTS = {
     ],
     "fastxent/_numba_lanes.py": [
         ("total + where(new.top > s.top, ties - 1.0, ties)", "total + ties", "semantics::probabilities_need"),
-        ("return s.pack * self.factor", "return s.pack", "semantics::sample_weight_multiplies"),
+        ("s.pack.to(FLOAT64) * self.factor)", "s.pack.to(FLOAT64))", "semantics::sample_weight_multiplies"),
     ],
     "fastxent/_numba_elementwise.py": [
         ("where(x == 1.0, -100.0, at_least(-100.0, log1p_above(0.0 - x)))", "at_least(-100.0, log1p_above(0.0 - x))",

@@ -284,6 +284,18 @@ def test_equal_logits_of_a_million_classes():
         assert_within(ulps(grad, expected), 1)
 
 
+def test_equal_largest_logits_of_many_classes():
+    # All but one of them are in the sum of the others, however few count beside them.
+    for classes in (5, 65, 100, 201, 1000, 5000):
+        x = np.full((2, classes), -20, np.float32)
+        x[:, [0, 2, classes - 1]] = 0
+        exact = math.log(3 + (classes - 3) * math.exp(-20))
+        assert_within(ulps(fx.logsumexp(x), exact), 1)
+        loss, grad = fx.cross_entropy_with_grad(x, [0, 2], reduction="sum")
+        assert_within(ulps(loss, 2 * exact), 1)
+        assert_within(ulps(grad[:, -1], math.exp(-exact)), 2)
+
+
 def test_smoothing_and_probabilities_over_many_classes():
     rng = np.random.default_rng(0)
     for classes in (10, 4097, 2**17):
