@@ -9,6 +9,7 @@ cdef enum:
     LANES = 64  # four AVX-512 or eight AVX2 registers of float32: enough to hide the latency of an addition
     AHEAD = 16384  # bytes from what is computed with to what is fetched into the cache
     BLOCK = 4096  # 16 KiB of float32: half of a 32 KiB L1, and short enough that lane sums stay accurate
+    RUN = 16  # numbers that a lane adds up one after the other, before it adds their sum: equal ones drift
     LARGE_SUM = 8  # of exponentials, from which 1 can be taken without a loss of accuracy
 
 
@@ -162,24 +163,28 @@ cdef inline void add_exp(
     const real* x, Py_ssize_t groups, real top, real* e, real* total, const Ahead* ahead, const Behind* behind
 ) noexcept nogil:
     """e = exp(x - top), which may replace x, added to the lanes of `total`."""
-    cdef real totals[LANES]  # what nothing else can point to stays in registers
+    cdef real part[LANES]  # what nothing else can point to stays in registers
     cdef real values[LANES]
     cdef real tops[LANES]
     cdef real slope = <real>behind.slope if behind != NULL else 0
-    cdef Py_ssize_t j, lane
+    cdef Py_ssize_t j, lane, start = 0
     for lane in range(LANES):
-        totals[lane], tops[lane] = total[lane], top
-    for j in range(groups):
-        fetch(ahead, j)
-        if behind != NULL:
-            store_behind(behind, j, slope)
-        exp_lanes(x + j * LANES, tops, values)
+        tops[lane] = top
+    while start < groups:
         for lane in range(LANES):
-            totals[lane] += values[lane]
+            part[lane] = 0
+        for j in range(start, min(start + RUN, groups)):
+            fetch(ahead, j)
+            if behind != NULL:
+                store_behind(behind, j, slope)
+            exp_lanes(x + j * LANES, tops, values)
+            for lane in range(LANES):
+                part[lane] += values[lane]
+            for lane in range(LANES):
+                e[j * LANES + lane] = values[lane]
         for lane in range(LANES):
-            e[j * LANES + lane] = values[lane]
-    for lane in range(LANES):
-        total[lane] = totals[lane]
+            total[lane] += part[lane]
+        start += RUN
 
 
 cdef inline void exp_tail(const real* x, int counted, real top, real* e, real* total) noexcept nogil:
@@ -226,18 +231,25 @@ cdef inline double block_exp_sum(
 cdef inline double sum_but_largest(const real* e, Py_ssize_t count, double total) noexcept nogil:
     """The sum of all but one of the classes with x = top, whose e is 1."""
     cdef real lanes[LANES]
+    cdef real part[LANES]
     cdef real one = 1, zero = 0
     cdef double others
-    cdef Py_ssize_t j, lane, groups = count // LANES
+    cdef Py_ssize_t j, lane, groups = count // LANES, start = 0
     if not total < LARGE_SUM:  # nan too
         return total - 1
     for lane in range(LANES):
         lanes[lane] = 0
     for lane in range(count - groups * LANES):
         lanes[lane] = e[groups * LANES + lane] if e[groups * LANES + lane] < one else zero
-    for j in range(groups):
+    while start < groups:
         for lane in range(LANES):
-            lanes[lane] += e[j * LANES + lane] if e[j * LANES + lane] < one else zero
+            part[lane] = 0
+        for j in range(start, min(start + RUN, groups)):
+            for lane in range(LANES):
+                part[lane] += e[j * LANES + lane] if e[j * LANES + lane] < one else zero
+        for lane in range(LANES):
+            lanes[lane] += part[lane]
+        start += RUN
     others = lanes_sum(lanes)
     return others + (rint(total - others) - 1)  # as many ones as there are, less one
 

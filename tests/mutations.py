@@ -100,7 +100,6 @@ FAULTS = {
          "reference::random_combinations"),
         ("counted += label != job.ignore_index", "counted += 1", "semantics::ignored_targets_give"),
         ("    if turns != NULL:\n        catch_up(job, turns, block)\n", "    pass\n", "determinism::large_results"),
-        ("LANES - (job.phase + first % run) % line", "LANES", "determinism::large_images"),
     ],
     "fastxent/_blocks.pxi": [
         ("while start + LANES < count:", "while start + 2 * LANES < count:", "reference::largest_logit"),
@@ -108,7 +107,7 @@ FAULTS = {
         ("if step >= behind.steps or step == behind.apart:", "if step == behind.apart:", "determinism::large_results"),
         ("lane >= LANES - counted", "lane > LANES - counted", "reference::any_number_of_classes"),
         ("for lane in range(count - groups * LANES):", "for lane in range(0):", "reference::any_number_of_classes"),
-        ("LARGE_SUM = 8 ", "LARGE_SUM = 1 ", "accuracy::losses_from"),
+        ("LARGE_SUM = 8 ", "LARGE_SUM = 1 ", "accuracy::tiny_losses_among"),
         ("return others + (rint(total - others) - 1)", "return others", "accuracy::equal_largest"),
     ],
     "fastxent/_numbers.pxi": [

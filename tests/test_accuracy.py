@@ -296,6 +296,18 @@ def test_equal_largest_logits_of_many_classes():
         assert_within(ulps(grad[:, -1], math.exp(-exact)), 2)
 
 
+def test_tiny_losses_among_many_classes():
+    for classes in (5, 65, 100, 201, 1000, 5000):
+        for place in (0, classes // 2, classes - 1):
+            for distance in (3, 10, 40, 80):
+                x = np.zeros((1, classes), np.float32)
+                x[0, place] = distance
+                others = (classes - 1) * math.exp(-distance)
+                loss, grad = fx.cross_entropy_with_grad(x, [place])
+                assert_within(ulps(loss, math.log1p(others)), 4)
+                assert_within(ulps(grad[0, place], -others / (1 + others)), 4)
+
+
 def test_smoothing_and_probabilities_over_many_classes():
     rng = np.random.default_rng(0)
     for classes in (10, 4097, 2**17):
