@@ -18,15 +18,13 @@ from cases import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from test_elementwise import every_loss, every_loss_with_grad, every_type
 from test_torch import check
 
 import fastxent as fx
 from fastxent._elementwise import make_plan
 
 pytestmark = pytest.mark.usefixtures("backend")
-every_loss = pytest.mark.parametrize("loss", ELEMENTWISE.values(), ids=ELEMENTWISE)
-every_loss_with_grad = pytest.mark.parametrize("loss", ELEMENTWISE_WITH_GRAD.values(), ids=ELEMENTWISE_WITH_GRAD)
-every_type = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 NAN = math.nan
 
 
