@@ -45,38 +45,39 @@ def exp_float64(x):
 
 
 def split_float32(u):
-    """k and m in [0.71, 1.41] with u = 2**k m, for normal u > 0."""
-    shifted = u.view(UINT32) - 0x3F3504F3
-    return (shifted.view(INT32) >> 23).to(FLOAT32), ((shifted & 0x007FFFFF) + 0x3F3504F3).view(FLOAT32)
+    """k, m in [0.75, 1.5) and 2**-k, with u = 2**k m, for normal u > 0."""
+    shifted = u.view(UINT32) - 0x3F400000
+    k, m = (shifted.view(INT32) >> 23).to(FLOAT32), ((shifted & 0x007FFFFF) + 0x3F400000).view(FLOAT32)
+    return k, m, (0x3F800000 - (shifted & 0xFF800000)).view(FLOAT32)
 
 
 def split_float64(u):
     """The same in double."""
-    shifted = u.view(UINT64) - 0x3FE6A09E667F3BCD
+    shifted = u.view(UINT64) - 0x3FE8000000000000
     k = (shifted.view(INT64) >> 52).to(INT32).to(FLOAT64)
-    return k, ((shifted & 0x000FFFFFFFFFFFFF) + 0x3FE6A09E667F3BCD).view(FLOAT64)
+    m = ((shifted & 0x000FFFFFFFFFFFFF) + 0x3FE8000000000000).view(FLOAT64)
+    return k, m, (0x3FF0000000000000 - (shifted & 0xFFF0000000000000)).view(FLOAT64)
 
 
-def log_series_float32(f, k, lost):
-    """k log(2) + log(1 + f) + lost for f in [-0.29, 0.41]."""
+def log_series_float32(f, k):
+    """k log(2) + log(1 + f) for f in [-0.25, 0.5]."""
     p = polynomial(
-        f, 0.070376836292, -0.1151461031, 0.11676998740, -0.12420140846, 0.14249322787, -0.16668057665, 0.20000714765,
-        -0.24999993993, 0.33333331174,
+        f, -0.045074817, 0.104630224, -0.13161193, 0.14478394, -0.16647312, 0.19990861, -0.25000095, 0.3333345
     )  # fmt: skip
-    tail = (f * f) * (f * p - 0.5) + (k * 1.428606765330187e-06 + lost)
+    tail = (f * f) * (f * p - 0.5) + k * 1.428606765330187e-06
     return k * 0.693145751953125 + (f + tail)
 
 
-def log_series_float64(f, k, lost):
-    """The same, with the polynomial of fdlibm in s = f / (2 + f)."""
+def log_series_float64(f, k):
+    """The same, with the series of fdlibm in s = f / (2 + f)."""
     s = f / (f + 2.0)
     z = s * s
     p = z * polynomial(
-        z, 0.14798198605116586, 0.15313837699209373, 0.1818357216161805, 0.22222198432149784, 0.2857142874366239,
-        0.3999999999940942, 0.6666666666666735,
+        z, 0.13829725393241846, 0.13175728419613435, 0.15390972982730004, 0.18181670627345586, 0.22222224205763103,
+        0.28571428556776897, 0.40000000000051784, 0.6666666666666661,
     )  # fmt: skip
     half = f * f * 0.5
-    tail = s * (half + p) + (k * 1.9082149292705877e-10 + lost)
+    tail = s * (half + p) + k * 1.9082149292705877e-10
     return k * 0.6931471803691238 + (f - (half - tail))
 
 
@@ -84,8 +85,8 @@ def log_of(x):
     """log(x) within 1.5 ulp."""
     least, bits = (1.17549435e-38, 23) if x.kind == FLOAT32 else (2.2250738585072014e-308, 52)
     tiny = x < least  # and perhaps subnormal, which would have no exponent to split off
-    k, m = SPLIT[x.kind](where(tiny, x * 2.0**bits, x))
-    result = LOG_SERIES[x.kind](m - 1.0, where(tiny, k - bits, k), 0.0)
+    k, m, _ = SPLIT[x.kind](where(tiny, x * 2.0**bits, x))
+    result = LOG_SERIES[x.kind](m - 1.0, where(tiny, k - bits, k))
     result = where(x < math.inf, result, x)  # inf and nan
     result = where(x != 0.0, result, -math.inf)
     return where(x < 0.0, math.nan, result)
@@ -93,12 +94,10 @@ def log_of(x):
 
 def log1p_above(x):
     """log(1 + x) for x > -1, within 1.5 ulp."""
-    # 1 + x = 2**k m, then a series in f = m - 1; f is x itself when k is 0.
-    u = x + 1.0
-    k, m = SPLIT[x.kind](u)
-    lost = where(x < 1.0, x - (u - 1.0), 1.0 - (u - x)) / u
-    result = LOG_SERIES[x.kind](where(k == 0.0, x, m - 1.0), k, where(k != 0.0, lost, 0.0))
-    return where(x == math.inf, x, result)
+    # 1 + x = 2**k m, then a series in f = m - 1. The latter comes from x, whose sum with 1 is rounded:
+    # 2**-k x + (2**-k - 1) is exact, with these bounds of m.
+    k, _, scale = SPLIT[x.kind](x + 1.0)
+    return where(x == math.inf, x, LOG_SERIES[x.kind](x * scale + (scale - 1.0), k))
 
 
 def log1p_unit(e):

@@ -117,17 +117,13 @@ cdef inline real log_of(real x) noexcept nogil:
 
 
 cdef inline float log1p_float(float x) noexcept nogil:
-    # 1 + x = 2**k m with m in [0.71, 1.41], then a series in f = m - 1; f is x itself when k is 0.
+    # 1 + x = 2**k m with m in [0.75, 1.5), then a series in f = m - 1. The latter comes from x, whose sum with 1 is
+    # rounded: 2**-k x + (2**-k - 1) is exact, with these bounds of m.
     cdef float one = 1
-    cdef float u = one + x
-    cdef uint32_t shifted = bits32(u) - <uint32_t>0x3F3504F3
+    cdef uint32_t shifted = bits32(one + x) - <uint32_t>0x3F400000
     cdef float k = <float>(<int>shifted >> 23)
-    cdef float m = float_from((shifted & <uint32_t>0x007FFFFF) + <uint32_t>0x3F3504F3)
-    cdef float f = x if k == <float>0 else m - one
-    # What rounding to u has lost, relative to it; a few bits of 1 / u = 2**-k / m will do.
-    cdef float lost = x - (u - one) if x < one else one - (u - x)
-    lost *= (one - f + f * f) * float_from(<uint32_t>0x3F800000 - (shifted & <uint32_t>0xFF800000))
-    return log_series_float(f, k, lost if k != <float>0 else <float>0)
+    cdef float scale = float_from(<uint32_t>0x3F800000 - (shifted & <uint32_t>0xFF800000))
+    return log_series_float(x * scale + (scale - one), k)
 
 
 cdef inline float log_float(float x) noexcept nogil:
@@ -135,63 +131,60 @@ cdef inline float log_float(float x) noexcept nogil:
     cdef float one = 1, zero = 0
     cdef float scaled = x * <float>8388608.0
     cdef bint tiny = x < <float>1.17549435e-38
-    cdef uint32_t shifted = bits32(scaled if tiny else x) - <uint32_t>0x3F3504F3
+    cdef uint32_t shifted = bits32(scaled if tiny else x) - <uint32_t>0x3F400000
     cdef float k = <float>(<int>shifted >> 23)
-    cdef float m = float_from((shifted & <uint32_t>0x007FFFFF) + <uint32_t>0x3F3504F3)
+    cdef float m = float_from((shifted & <uint32_t>0x007FFFFF) + <uint32_t>0x3F400000)
     k = k - <float>23 if tiny else k
-    cdef float result = log_series_float(<float>(m - one), k, zero)
+    cdef float result = log_series_float(<float>(m - one), k)
     result = result if x < INFINITY else x  # inf and nan
     result = result if x != zero else -INFINITY
     return <float>NAN if x < zero else result
 
 
-cdef inline float log_series_float(float f, float k, float lost) noexcept nogil:
-    """k log(2) + log(1 + f) + lost for f in [-0.29, 0.41]."""
-    cdef float p = <float>0.070376836292
-    p = p * f - <float>0.1151461031
-    p = p * f + <float>0.11676998740
-    p = p * f - <float>0.12420140846
-    p = p * f + <float>0.14249322787
-    p = p * f - <float>0.16668057665
-    p = p * f + <float>0.20000714765
-    p = p * f - <float>0.24999993993
-    p = p * f + <float>0.33333331174
-    cdef float tail = f * f * (f * p - <float>0.5) + (k * <float>1.428606765330187e-06 + lost)
+cdef inline float log_series_float(float f, float k) noexcept nogil:
+    """k log(2) + log(1 + f) for f in [-0.25, 0.5]."""
+    cdef float p = <float>-0.045074817
+    p = p * f + <float>0.104630224
+    p = p * f - <float>0.13161193
+    p = p * f + <float>0.14478394
+    p = p * f - <float>0.16647312
+    p = p * f + <float>0.19990861
+    p = p * f - <float>0.25000095
+    p = p * f + <float>0.3333345
+    cdef float tail = f * f * (f * p - <float>0.5) + k * <float>1.428606765330187e-06
     return k * <float>0.693145751953125 + (f + tail)
 
 
 cdef inline double log1p_double(double x) noexcept nogil:
-    cdef double u = 1 + x
-    cdef uint64_t shifted = bits64(u) - <uint64_t>0x3FE6A09E667F3BCD
+    cdef uint64_t shifted = bits64(1 + x) - <uint64_t>0x3FE8000000000000
     cdef double k = <double>(<int64_t>shifted >> 52)
-    cdef double m = double_from((shifted & <uint64_t>0x000FFFFFFFFFFFFF) + <uint64_t>0x3FE6A09E667F3BCD)
-    cdef double lost = (x - (u - 1) if x < 1 else 1 - (u - x)) / u
-    return log_series_double(x if k == 0 else m - 1, k, lost if k != 0 else 0)
+    cdef double scale = double_from(<uint64_t>0x3FF0000000000000 - (shifted & <uint64_t>0xFFF0000000000000))
+    return log_series_double(x * scale + (scale - 1), k)
 
 
 cdef inline double log_double(double x) noexcept nogil:
     cdef double scaled = x * 4503599627370496.0
     cdef bint tiny = x < 2.2250738585072014e-308
-    cdef uint64_t shifted = bits64(scaled if tiny else x) - <uint64_t>0x3FE6A09E667F3BCD
+    cdef uint64_t shifted = bits64(scaled if tiny else x) - <uint64_t>0x3FE8000000000000
     cdef double k = <double>(<int64_t>shifted >> 52)
-    cdef double m = double_from((shifted & <uint64_t>0x000FFFFFFFFFFFFF) + <uint64_t>0x3FE6A09E667F3BCD)
+    cdef double m = double_from((shifted & <uint64_t>0x000FFFFFFFFFFFFF) + <uint64_t>0x3FE8000000000000)
     k = k - 52 if tiny else k
-    cdef double result = log_series_double(m - 1, k, 0)
+    cdef double result = log_series_double(m - 1, k)
     result = result if x < INFINITY else x
     result = result if x != 0 else -INFINITY
     return NAN if x < 0 else result
 
 
-cdef inline double log_series_double(double f, double k, double lost) noexcept nogil:
-    """The same, with the polynomial of fdlibm in s = f / (2 + f)."""
+cdef inline double log_series_double(double f, double k) noexcept nogil:
+    """The same, with the series of fdlibm in s = f / (2 + f)."""
     cdef double s = f / (2 + f)
     cdef double z = s * s
     cdef double w = z * z
-    cdef double p = 0.1818357216161805 + w * 0.14798198605116586
-    p = z * (0.6666666666666735 + w * (0.2857142874366239 + w * p))
-    p = p + w * (0.3999999999940942 + w * (0.22222198432149784 + w * 0.15313837699209373))
+    cdef double p = 0.18181670627345586 + w * 0.13175728419613435
+    p = z * (0.6666666666666661 + w * (0.28571428556776897 + w * p))
+    p = p + w * (0.40000000000051784 + w * (0.22222224205763103 + w * (0.15390972982730004 + w * 0.13829725393241846)))
     cdef double half_square = 0.5 * f * f
-    cdef double tail = s * (half_square + p) + (k * 1.9082149292705877e-10 + lost)
+    cdef double tail = s * (half_square + p) + k * 1.9082149292705877e-10
     return k * 0.6931471803691238 + (f - (half_square - tail))
 
 

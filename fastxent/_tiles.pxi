@@ -51,7 +51,7 @@ cdef inline Py_ssize_t rows_to_lanes(
 cdef inline Py_ssize_t lanes_to_rows(
     const real* lanes, Py_ssize_t step, real* rows, Py_ssize_t stride
 ) noexcept nogil:
-    """The way back; rows in ascending order, since what is stored of one may spill into the next."""
+    """The way back."""
     if real is float:
         fx_lanes_to_rows(lanes, step, rows, stride)
         return FX_ROWS
@@ -60,11 +60,39 @@ cdef inline Py_ssize_t lanes_to_rows(
         return 4
 
 
+cdef inline void move_few(real* rows, real* tile, Py_ssize_t classes, bint back) noexcept nogil:
+    """tile[class][lane] = rows[lane][class], or back: shuffles, once compiled for a constant number of classes."""
+    cdef Py_ssize_t lane, c
+    for lane in range(LANES):
+        for c in range(classes):
+            if back:
+                rows[lane * classes + c] = tile[c * LANES + lane]
+            else:
+                tile[c * LANES + lane] = rows[lane * classes + c]
+
+
+cdef inline bint moved_few(real* rows, Py_ssize_t stride, real* tile, Py_ssize_t classes, bint back) noexcept nogil:
+    """Whether there are so few classes, one row behind the other, that this was the way."""
+    if classes > 4 or stride != classes:
+        return False
+    if classes == 1:
+        move_few(rows, tile, 1, back)
+    elif classes == 2:
+        move_few(rows, tile, 2, back)
+    elif classes == 3:
+        move_few(rows, tile, 3, back)
+    else:
+        move_few(rows, tile, 4, back)
+    return True
+
+
 cdef inline void rows_to_tile(
     const real* rows, Py_ssize_t stride, Py_ssize_t classes, Py_ssize_t count, real* tile
 ) noexcept nogil:
-    """tile[class][lane] = rows[lane][class], some lanes more than `count`; fewer than 4 classes read into other rows."""
+    """tile[class][lane] = rows[lane][class], some lanes more than `count`; all of them of fewer than 4 classes."""
     cdef Py_ssize_t lane = 0, done = 0, c
+    if moved_few(<real*>rows, stride, tile, classes, False):
+        return
     while lane < count:
         c = 0
         while True:
@@ -80,6 +108,8 @@ cdef inline void tile_to_rows(
 ) noexcept nogil:
     """The way back."""
     cdef Py_ssize_t lane = 0, done = 0, c
+    if moved_few(rows, stride, <real*>tile, classes, True):
+        return
     while lane < count:
         c = 0
         while True:
@@ -91,18 +121,17 @@ cdef inline void tile_to_rows(
 
 
 cdef inline void load_tile(
-    const storage* source, Py_ssize_t class_step, Py_ssize_t lane_step, Py_ssize_t classes, Py_ssize_t count, bint more,
+    const storage* source, Py_ssize_t class_step, Py_ssize_t lane_step, Py_ssize_t classes, Py_ssize_t count,
     real* tile,
 ) noexcept nogil:
-    """`more`: whether another sample lies behind the last row, so that a few numbers there can be read."""
-    cdef real rows[TILE + LANES]
+    cdef real rows[TILE]
     cdef Py_ssize_t c, lane
     if lane_step == 1:
         for c in range(classes):
             load(source + c * class_step, 1, count, tile + c * LANES)
         return
     if storage is real:  # nothing to widen: saves a copy where no load reaches beyond the array
-        if class_step == 1 and count == LANES and (classes >= 4 or more):
+        if class_step == 1 and count == LANES and (classes >= 4 or lane_step == classes):
             rows_to_tile(source, lane_step, classes, count, tile)
             return
     if class_step == 1 and lane_step == classes:
@@ -117,7 +146,7 @@ cdef inline void store_tile(
     const real* tile, Py_ssize_t class_step, Py_ssize_t lane_step, Py_ssize_t classes, Py_ssize_t count,
     storage* target, Sink* sink,
 ) noexcept nogil:
-    cdef real rows[TILE + LANES]
+    cdef real rows[TILE]
     cdef storage narrowed[TILE]
     cdef Py_ssize_t c, lane
     if lane_step == 1:
@@ -131,7 +160,7 @@ cdef inline void store_tile(
                 stream_inside(<char*>(target + c * class_step), <const char*>narrowed, count * sizeof(storage))
         return
     if storage is real:
-        if class_step == 1 and classes >= 4 and count == LANES and sink == NULL:
+        if class_step == 1 and count == LANES and sink == NULL and (classes >= 4 or lane_step == classes):
             tile_to_rows(tile, lane_step, classes, count, target)
             return
     tile_to_rows(tile, classes, classes, count, rows)
@@ -159,17 +188,15 @@ cdef inline Py_ssize_t read_tile(
     cdef Py_ssize_t c, lane
     cdef Py_ssize_t classes = min(job.classes - b * job.tile, job.tile)
     cdef Py_ssize_t step = lane_step(tensor, job)
-    cdef Py_ssize_t run = job.inner if job.inner > 1 else job.samples  # samples at equal distances
-    cdef bint more = (first + count) % run != 0 and step >= job.classes
     cdef const char* source = sample_at(tensor, job.inner, first) + b * job.tile * tensor.step * tensor.itemsize
     if tensor.storage == FLOAT32:
-        load_tile(<const float*>source, tensor.step, step, classes, count, more, tile)
+        load_tile(<const float*>source, tensor.step, step, classes, count, tile)
     elif tensor.storage == FLOAT64:
-        load_tile(<const double*>source, tensor.step, step, classes, count, more, tile)
+        load_tile(<const double*>source, tensor.step, step, classes, count, tile)
     elif tensor.storage == FLOAT16:
-        load_tile(<const half*>source, tensor.step, step, classes, count, more, tile)
+        load_tile(<const half*>source, tensor.step, step, classes, count, tile)
     else:
-        load_tile(<const bfloat16*>source, tensor.step, step, classes, count, more, tile)
+        load_tile(<const bfloat16*>source, tensor.step, step, classes, count, tile)
     for c in range(classes if count < LANES else 0):
         for lane in range(count, LANES):
             tile[c * LANES + lane] = 0
