@@ -83,6 +83,7 @@ cdef struct Work:  # what a task has under way
     double total[LANES]  # sum of the weighted losses; rows use the first
     double error[LANES]  # what rounding has taken from it
     Sink sink
+    Py_ssize_t late_first, late_count  # short rows whose results are still to be stored
 
 
 cdef inline void add(double* total, double* error, double term) noexcept nogil:

@@ -2,20 +2,20 @@
 
 
 cdef inline void scan_lanes(
-    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* q, real* state
+    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* q, real* state, Work* work
 ) noexcept nogil:
     if job.rows:
-        scan_short_rows(job, first, count, tile, state)
+        scan_short_rows(job, first, count, tile, state, work)
     else:
         scan_tile(job, first, count, tile, q, state)
 
 
 cdef inline void logsumexp_tile(
-    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* state
+    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* state, Work* work
 ) noexcept nogil:
     cdef real* result = <real*>job.per_sample + first
     cdef Py_ssize_t lane
-    scan_lanes(job, first, count, tile, <real*>NULL, state)
+    scan_lanes(job, first, count, tile, <real*>NULL, state, work)
     settle_lanes(state)
     for lane in range(LANES):
         state[SCRATCH + lane] = state[TOP + lane] + log1p_above(state[REST + lane])
@@ -30,13 +30,13 @@ cdef inline void softmax_tile(
 ) noexcept nogil:
     cdef real one = 1
     cdef Py_ssize_t b, c, lane
-    scan_lanes(job, first, count, tile, <real*>NULL, state)
+    scan_lanes(job, first, count, tile, <real*>NULL, state, work)
     settle_lanes(state)
     read_scale(job, first, count, state)
     for lane in range(LANES):
         state[FACTOR + lane] = state[MINUS + lane] / (one + state[REST + lane])
     if job.rows:
-        finish_short_rows(job, first, count, tile, False, state, work)
+        finish_short_rows(job, first, count, tile, state, work)
         return
     for b in range(job.tiles):
         if is_stopped_at(job.watch, b):
@@ -62,7 +62,7 @@ cdef inline void log_softmax_tile(
     const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* state, Work* work
 ) noexcept nogil:
     cdef Py_ssize_t b, c, lane, classes
-    scan_lanes(job, first, count, tile, <real*>NULL, state)
+    scan_lanes(job, first, count, tile, <real*>NULL, state, work)
     settle_lanes(state)
     for lane in range(LANES):
         state[FACTOR + lane] = log1p_above(state[REST + lane])
@@ -85,7 +85,7 @@ cdef inline void cross_entropy_tile(
     cdef bint skips = read_labels(job, first, count, state) if labelled else False
     cdef real log_total, lse, below, loss, z_loss = job.z_loss, two_z = 2 * job.z_loss
     cdef Py_ssize_t lane
-    scan_lanes(job, first, count, tile, q if dense else <real*>NULL, state)
+    scan_lanes(job, first, count, tile, q if dense else <real*>NULL, state, work)
     settle_lanes(state)
     if not labelled:
         use_likeliest(job, first, count, state)
@@ -213,7 +213,7 @@ cdef inline void cross_entropy_gradient_tile(
     if skips:
         skip_lanes(job, first, count, state + PATCH, state)
     if job.rows:
-        finish_short_rows(job, first, count, tile, True, state, work)
+        finish_short_rows(job, first, count, tile, state, work)
         return
     for b in range(job.tiles):
         if is_stopped_at(job.watch, b):

@@ -14,14 +14,15 @@ cdef enum Quantity:  # offsets into state
     LOST = 3 * LANES  # what rounding has taken from REST
     MASS = 4 * LANES  # sum of q
     CROSS = 5 * LANES  # sum of q * (x - top)
-    LABEL = 6 * LANES  # the class whose gradient is PATCH; -1 for a label that does not count
-    BELOW = 7 * LANES  # its logit, less TOP
-    HOT = 8 * LANES  # its weight
-    FACTOR = 9 * LANES  # factor of exp(x - top), or the constant of a vector-Jacobian product
-    MINUS = 10 * LANES  # factor of q, that is of the gradient
-    PATCH = 11 * LANES
-    SCRATCH = 12 * LANES
-    STATE = 13 * LANES
+    BELOW = 6 * LANES  # the label's logit, less TOP
+    HOT = 7 * LANES  # its weight
+    MINUS = 8 * LANES  # factor of q, that is of the gradient
+    SCRATCH = 9 * LANES
+    LABEL = 10 * LANES  # the class whose gradient is PATCH; -1 for a label that does not count
+    FACTOR = 11 * LANES  # factor of exp(x - top), or the constant of a vector-Jacobian product
+    PATCH = 12 * LANES
+    LATE = 13 * LANES  # the last three, of samples whose results are still to be stored
+    STATE = 16 * LANES
 
 
 cdef inline void scan_tile(

@@ -13,7 +13,8 @@ cdef extern from "_simd.h" nogil:
 cdef enum:
     PART = 16  # numbers of a row side by side, which are taken together in lanes of their own
     LEAST_SHORT = 48  # with fewer, transposing all of a row is no more than transposing its parts
-    MOST_SHORT = 384  # with more, a row's own sums and logarithm cost less than a tile that fills the cache
+    MOST_SHORT = 512  # with more, a row's own sums and logarithm cost less than a tile that fills the cache
+    STORED = 4  # rows stored at a time: of most numbers of classes these end where a cache line does
 
 
 cdef inline bint are_short_rows(const Job* job) noexcept nogil:
@@ -26,9 +27,9 @@ cdef inline bint are_short_rows(const Job* job) noexcept nogil:
 
 
 cdef inline void scan_short_rows(
-    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* state
+    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* state, Work* work
 ) noexcept nogil:
-    """As `scan_tile`; `tile` is left holding exp(x - top), row by row."""
+    """As `scan_tile`; `tile` is left holding exp(x - top), row by row, each put where a result that is late has been."""
     cdef real parts[PART * LANES]
     cdef real ones[LANES]
     cdef const char* sample = sample_at(&job.x, job.inner, first)
@@ -39,17 +40,24 @@ cdef inline void scan_short_rows(
     for lane in range(count, LANES):
         set_part(parts + lane * PART)
     for lane in range(count):
-        x = logits_block(&job.x, sample + lane * stride, 0, job.classes, tile + lane * job.classes)
+        x = <const real*>(sample + lane * stride) if plain else tile + lane * job.classes
+        if not plain:
+            if lane % STORED == 0:
+                finish_late_rows(job, lane, lane + STORED, tile, state, work)
+            load_any(&job.x, sample + lane * stride, 1, job.classes, tile + lane * job.classes)
         row_maxima(x, job.classes, parts + lane * PART)
         label = <Py_ssize_t>state[LABEL + lane] if job.labels != NULL else -1
         state[BELOW + lane] = x[label] if label >= 0 else <real>0
     take_parts(parts, True, state + TOP)
     for lane in range(count):
+        if plain and lane % STORED == 0:
+            finish_late_rows(job, lane, lane + STORED, tile, state, work)
         x = <const real*>(sample + lane * stride) if plain else tile + lane * job.classes
         ones[lane] = row_exponentials(
             x, job.classes, finite_top(state[TOP + lane]), tile + lane * job.classes, parts + lane * PART,
             sample + lane * stride + max(2 * AHEAD, count * stride),
         )
+    finish_late_rows(job, (count + STORED - 1) // STORED * STORED, LANES, tile, state, work)
     take_parts(parts, False, state + REST)
     for lane in range(LANES):
         state[REST + lane] += ones[lane] - 1  # all but one
@@ -98,26 +106,52 @@ cdef inline void take_parts(const real* parts, bint maxima, real* lanes) noexcep
 
 
 cdef inline void finish_short_rows(
-    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, bint patched, const real* state, Work* work
+    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* state, Work* work
 ) noexcept nogil:
-    """From exp(x - top) to FACTOR * exp(x - top), if `patched` with PATCH for LABEL and for all of a skipped sample."""
+    """Store the results; those that go past the cache during the next scan, so that memory is written meanwhile."""
+    cdef Py_ssize_t i
+    if not job.streamed:
+        finish_rows(job, first, 0, count, tile, state + LABEL, work)
+        return
+    for i in range(3 * LANES):
+        state[LATE + i] = state[LABEL + i]
+    work.late_first, work.late_count = first, count
+
+
+cdef inline void finish_late_rows(
+    const Job* job, Py_ssize_t begin, Py_ssize_t end, real* tile, const real* state, Work* work
+) noexcept nogil:
+    end = min(end, work.late_count)
+    while begin < end:
+        finish_rows(job, work.late_first, begin, min(end, begin + STORED), tile, state + LATE, work)
+        begin += STORED
+
+
+cdef inline void finish_rows(
+    const Job* job, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t end, real* tile, const real* found, Work* work
+) noexcept nogil:
+    """From exp(x - top) to factor * exp(x - top); gradients with a patch for the label, or for a skipped sample's all."""
+    cdef const real* labels = found
+    cdef const real* factor = found + FACTOR - LABEL
+    cdef const real* patch = found + PATCH - LABEL
     cdef Sink* sink = &work.sink if job.streamed else NULL
     cdef char* result = sample_at(&job.out, job.inner, first)
-    cdef Py_ssize_t lane, label, stride = lane_step(&job.out, job) * job.out.itemsize
-    cdef bint native = is_plain(&job.out, tile), together = native and stride == job.classes * job.out.itemsize
+    cdef Py_ssize_t lane, stride = lane_step(&job.out, job) * job.out.itemsize
+    cdef bint direct = is_plain(&job.out, tile) and sink == NULL
+    cdef bint together = sink != NULL and stride == job.classes * job.out.itemsize
     cdef real* row
-    for lane in range(count):
-        row = <real*>(result + lane * stride) if native and sink == NULL else tile + lane * job.classes
-        label = <Py_ssize_t>state[LABEL + lane] if patched else -1
-        scale_row(tile + lane * job.classes, job.classes, state[FACTOR + lane], row)
-        if label >= 0:
-            row[label] = state[PATCH + lane]
-        elif patched:
-            fill_row(row, job.classes, state[PATCH + lane])
-        if not native or sink != NULL and not together:
+    for lane in range(begin, end):
+        row = <real*>(result + lane * stride) if direct else tile + lane * job.classes
+        scale_row(tile + lane * job.classes, job.classes, factor[lane], row)
+        if job.operation == CROSS_ENTROPY and labels[lane] >= 0:
+            row[<Py_ssize_t>labels[lane]] = patch[lane]
+        elif job.operation == CROSS_ENTROPY:
+            fill_row(row, job.classes, patch[lane])
+        if not (direct or together):
             store_any(&job.out, result + lane * stride, job.out.step, job.classes, row, sink)
-    if sink != NULL and together:
-        store_any(&job.out, result, 1, count * job.classes, tile, sink)
+    if together:
+        row = tile + begin * job.classes
+        store_any(&job.out, result + begin * stride, 1, (end - begin) * job.classes, row, sink)
 
 
 cdef inline void scale_row(const real* e, Py_ssize_t classes, real factor, real* result) noexcept nogil:

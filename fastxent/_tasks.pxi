@@ -55,7 +55,7 @@ cdef void run_lanes(const Job* job, Py_ssize_t begin, Py_ssize_t end, Work* work
         if job.operation == CROSS_ENTROPY:
             cross_entropy_tile(job, first, count, tile, q, state, work)
         elif job.operation == LOGSUMEXP:
-            logsumexp_tile(job, first, count, tile, state)
+            logsumexp_tile(job, first, count, tile, state, work)
         elif job.operation == SOFTMAX:
             softmax_tile(job, first, count, tile, state, work)
         elif job.operation == LOG_SOFTMAX:
@@ -65,6 +65,7 @@ cdef void run_lanes(const Job* job, Py_ssize_t begin, Py_ssize_t end, Work* work
         elif job.operation == LOG_SOFTMAX_VJP:
             log_softmax_vjp_tile(job, first, count, tile, q, state, work)
         first += count
+    finish_late_rows(job, 0, work.late_count, tile, state, work)
 
 
 cdef double run_task(const Job* job, Py_ssize_t begin, Py_ssize_t end, void* scratch) noexcept nogil:
