@@ -5,14 +5,17 @@ An error is the same everywhere, and leaves every array as it was.
 
 import re
 from contextlib import contextmanager
+from functools import cache
 from inspect import signature
+from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
 from cases import LOSS_DTYPE, TOLERANCES, exact
 
-from fastxent import _backends
+from fastxent import _backends, reference
 
 ALLOWED = (TypeError, ValueError, IndexError)
 SEVERAL = 1 << 15  # bytes of an array, from which on a call may have several tasks
@@ -115,7 +118,7 @@ def is_beyond(value):
 
 def allowances(call, plain, compute, expected):
     """What rounding errors of the inputs would change, and of the sums of the reference."""
-    most = [np.zeros(np.shape(result)) for result in expected]
+    most, finer = [np.zeros(np.shape(result)) for result in expected], run_reference(call, plain, finer_reference())
     smoothed = "label_smoothing" in call.loss.options
     dense = smoothed and ("label_smoothing" in plain or not call.loss.takes_labels)
     for seed in range(3):
@@ -124,8 +127,9 @@ def allowances(call, plain, compute, expected):
             moved["label_smoothing"] = plain.get("label_smoothing", 0.0) + (
                 2 * np.finfo(compute).eps if dense else 4e-16
             )
-        for change, result, other in zip(most, expected, run_reference(call, moved), strict=True):
-            np.maximum(change, np.nan_to_num(np.abs(other - result), posinf=0), out=change)
+        for change, result, other in zip(most, finer, run_reference(call, moved, finer_reference()), strict=True):
+            difference = np.abs(other - result).astype(np.float64)
+            np.maximum(change, np.nan_to_num(difference, posinf=0), out=change)
     length = max(np.shape(list(plain.values())[call.loss.main]))
     growth = 4 + length**0.5  # of random errors; those of equal numbers, which NumPy adds one by one, are all alike
     allowed = [growth * change + length * 2.0**-53 * np.abs(r) for change, r in zip(most, expected, strict=True)]
@@ -147,11 +151,20 @@ def without_out(call):
     return {name: value for name, value in call.arguments.items() if name != "out"}
 
 
-def run_reference(call, given):
+@cache
+def finer_reference():
+    """The reference in long double: what float64 makes of a small change may be any of the numbers nearby, or none."""
+    finer = ModuleType("reference")
+    exec(Path(reference.__file__).read_text().replace("np.float64", "np.longdouble"), vars(finer))
+    return finer
+
+
+def run_reference(call, given, module=reference):
     """What the reference gives; where it overflows although its result need not, of smaller numbers if it is linear."""
-    result = call.loss.reference(**given)
+    function = getattr(module, call.loss.name)
+    result = function(**given)
     if call.loss.name.endswith("_vjp"):
-        smaller = call.loss.reference(**given | {"grad_output": given["grad_output"] * 2.0**-64})
+        smaller = function(**given | {"grad_output": given["grad_output"] * 2.0**-64})
         result = np.where(np.isinf(result), smaller * 2.0**64, result)
     if call.loss.with_grad is None:
         return (result,)
@@ -192,7 +205,7 @@ def nudged(value, compute, seed):
         return value
     ways = np.random.default_rng(seed).uniform(-4, 0, value.shape) if seed else -2
     info, size = np.finfo(compute), np.abs(value)
-    return value + ways * (info.eps * value + info.tiny * ((size > 0) & (size < 1e-30)))
+    return value.astype(np.longdouble) + ways * (info.eps * value + info.tiny * ((size > 0) & (size < 1e-30)))
 
 
 def assert_agree(got, expected, what, slack=0.0, lenient=False, divisor=1):
