@@ -161,6 +161,10 @@ FAULTS = {
         ("limit = infinite(top) & (rest == rest)", "limit = infinite(top)", "semantics::nan_in_a_row"),
         ("return where(infinite(top), math.nan, rest)", "return rest", "semantics::row_of_only"),
         ("* (rest + (1.0 - e_k))", "* rest", "reference::largest_logit"),
+        ("1.04427373,", "1.04427423,", "accuracy::exponentials"),
+    ],
+    "fastxent/_numba_avx512.py": [
+        ("power.code, nothing, bits", "power.code, part.code, bits", "accuracy::smallest_normal"),
     ],
     "fastxent/_numba_rows.py": [
         ("rest + where(raised, ties - 1.0, ties)", "rest + ties", "reference::largest_logit"),
