@@ -151,7 +151,8 @@ def _run(
         _launch((getattr(lanes, name), *kinds), arguments, samples, -(-size // LANES) * LANES, num_threads, 0)
         return
     kernel, arguments, parts = getattr(rows, name), tuple(map(_row_major, arguments)), number_of_parts(samples, classes)
-    spare = -(-min(classes, BLOCK if parts else kept) // LANES) * LANES
+    room = min(classes, BLOCK) if parts or classes > kept else classes
+    spare = -(-room // LANES) * LANES + LANES  # from a cache line on
     found = np.empty((samples, parts, FINDINGS)) if parts else None
     for joining in range(2 if parts else 1):
         pieces, rest = samples * max(1, parts), (found, joining)

@@ -34,6 +34,13 @@ def plain_arithmetic(builder):
     builder.call(load, [builder.bitcast(before, byte)])
 
 
+@contextmanager
+def visible_results(builder):
+    """Code whose results are there for whoever goes on, those that it has streamed past the cache too."""
+    yield
+    builder.fence("seq_cst")
+
+
 def function_that(like, write):
     """A function with the parameters of `like` that calls `write` with them.
 

@@ -24,9 +24,10 @@ from ._numba_trace import (
 
 BLOCK = 4096  # 16 KiB of float32: half of a 32 KiB L1
 GROUP = 8 * LANES  # classes whose sums are added to the block's: keeps the error of float32 small
-KEPT = 1 << 19  # bytes of the longest row whose exponentials are kept for the gradient: they fit in L2
+KEPT = 1 << 20  # bytes of the longest row whose exponentials are kept for the gradient: half of a large L2
 PLACED = 16 * BLOCK  # longest row whose exponentials are left where its result goes; beyond, spare memory is faster
 STREAMED = 1 << 23  # bytes of a result from which it passes the cache by: with what is read it would not fit in most
+STREAMED_CLASSES = 512  # with fewer, too many lines lie in two rows
 
 
 class Row:
@@ -84,11 +85,12 @@ class Rows:
 
     def __init__(self, array, read=()):
         self.array, self.classes, self.streamed = array, array.shape[1], None
+        self.distance = where(array.shape[2] > 1, array.strides[2], array.strides[0])  # of samples side by side
         if read:
-            large = array.size * (array.data.kind.bitwidth // 8) >= STREAMED
-            self.streamed = large & (self.classes >= BLOCK)
+            self.large = array.size * (array.data.kind.bitwidth // 8) >= STREAMED
             for other in filter(None, read):
-                self.streamed = self.streamed & (array.data != other.data)
+                self.large = self.large & (array.data != other.data)
+            self.streamed = self.large & (self.classes >= STREAMED_CLASSES)
 
     def __getitem__(self, s):
         outer, _, inner = self.array.strides
@@ -130,19 +132,20 @@ class Target:
 
 
 class Kept:
-    """Where exponentials of a row are left: all of them if there is room for as many, or one block of them.
+    """Where exponentials of a row are left: all of them if there is room for as many, or one block of them."""
 
-    Room is the row's result if it is stored as it is computed, else spare memory.
-    """
-
-    def __init__(self, spare, classes, result=None, wanted=True):
-        self.zero, self.all = spare.data.number(0.0), (spare.size >= classes) & wanted
-        self.row = Row(spare.data, classes.like(0))
-        if result is not None and result.pointer.kind == spare.data.kind:
-            here = self.all & (result.streamed == 0) & (classes <= PLACED)
-            self.row = Row(either(here, result.pointer, spare.data), where(here, result.offset, 0))
+    def __init__(self, spare, classes, wanted=True):
+        self.zero, self.classes, self.all = spare.data.number(0.0), classes, (spare.size >= classes + LANES) & wanted
+        self.row = self.spare = Row(spare.data, spare.data.to_line(classes.like(0)))
         tops = Pointer(spare.data.builder, None, FLOAT64)
         self.tops = tops.scratch(KEPT // 4 // BLOCK)  # what each block's are relative to
+
+    def put_into(self, result):
+        """Use a row's result instead, if it is stored as it is computed, else spare memory again."""
+        if result.pointer.kind == self.spare.pointer.kind:
+            here = self.all & (result.streamed == 0) & (self.classes <= PLACED)
+            pointer = either(here, result.pointer, self.spare.pointer)
+            self.row = Row(pointer, where(here, result.offset, self.spare.offset))
 
     def pack(self, number):
         """A number in every lane."""

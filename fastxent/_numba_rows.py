@@ -8,7 +8,6 @@ from ._formulas import (
     exp_any,
     exp_negative,
     finite,
-    likely_gradient,
     log1p_above,
     log_sum_exp,
     raise_top,
@@ -16,14 +15,15 @@ from ._formulas import (
     settled,
 )  # fmt: skip
 from ._numba_blocks import Kept, Rows, Target, sums, total
+from ._numba_gradient import Gradient, Late, at_once, exponentials
 from ._numba_split import join_rows, join_sums, parts
 from ._numba_trace import (
     FLOAT64,
     LANES,
     Variables,
-    anywhere,
     each,
     folded,
+    how_many,
     kernel,
     larger,
     packs,
@@ -31,11 +31,17 @@ from ._numba_trace import (
     where,
 )  # fmt: skip
 
+LARGE_SUM = 8.0  # of exponentials, from which 1 can be taken without a loss of accuracy
+TO_WHOLE = 1.5 * 2.0**52  # whose last place is 1: adding it rounds to whole numbers
+
 # --- one sample --------------------------------------------------------------------------------------------------
 
 
-def scan(row, part, kept, target=None):
-    """One pass over classes of a sample: the largest logit, and the sums that `scan` of lane kernels describes."""
+def scan(row, part, kept, target=None, late=None):
+    """One pass over classes of a sample: the largest logit, and the sums that `scan` of lane kernels describes.
+
+    But for a largest logit of inf, below which all sums are nan.
+    """
     nothing = total(kept.zero)
     found = Variables(top=nothing.like(-math.inf), rest=nothing, lost=nothing, mass=nothing, cross=nothing)
     for start, stop in part.blocks():
@@ -43,13 +49,14 @@ def scan(row, part, kept, target=None):
         raised = top > found.top
         raise_top(found, top)
         found.top = top
+        if late is not None:
+            late.begin_block(start, stop)
         kept.tops[kept.number(start)] = top
         if target is not None:
             with when(target.dense):
                 mass, cross = target_sums(row, start, stop, finite(kept.pack(top)), target, part.s)
                 found.mass, found.cross = found.mass + mass, found.cross + cross
-        rest, ties = exponential_sums(row, start, stop, top, kept)
-        found.rest = found.rest + rest + where(raised, ties - 1.0, ties)
+        found.rest = found.rest + rest_of(exponential_sum(row, start, stop, top, kept, late), raised, start, stop, kept)
     return found.top, found.rest, found.mass, found.cross
 
 
@@ -66,19 +73,38 @@ def largest(row, start, stop, kept):
     return folded(larger(larger(a, b), larger(c, d)), larger)
 
 
-def exponential_sums(row, start, stop, top, kept):
-    """Keep exp(x - top); the sum of these, in which an x that is top counts 0, and how many are."""
+def exponential_sum(row, start, stop, top, kept, late):
+    """Keep exp(x - top); their sum."""
     base = finite(kept.pack(top))
 
-    def add(j, left, total, ties):
-        x = row.read(j, left, -math.inf)
-        e = exp_negative(x - base)
-        with when(kept.all):
-            kept.write(start, j, left, e)
+    def add(j, left, total):
+        e = exp_negative(row.read(j, left, -math.inf) - base)
+        if left is None and late is not None:
+            late.store(j)
+        kept.write(start, j, left, e)
         row.fetch(j + (stop - start))
-        return where(x == base, total, total + e), where(x == base, ties + 1.0, ties)
+        return [total + e]
 
-    return sums(start, stop, kept.zero, 2, add)
+    (found,) = sums(start, stop, kept.zero, 1, add)
+    return found
+
+
+def rest_of(total, raised, start, stop, kept):
+    """The sum of a block's exponentials but for one of the largest, which are 1, if they are in this block.
+
+    Where few others count, 1 cannot be taken from the sum of all without a loss of accuracy.
+    """
+    found = Variables(rest=where(raised, total - 1.0, total))
+    with when(raised & (total < LARGE_SUM)):
+
+        def add(j, left, others):
+            e = kept.read(start, j, left)
+            return [others + where(e == 1.0, 0.0, e)]
+
+        (others,) = sums(start, stop, kept.zero, 1, add)
+        ones = ((total - others) + TO_WHOLE) - TO_WHOLE
+        found.rest = others + (ones - 1.0)
+    return found.rest
 
 
 def target_sums(row, start, stop, base, target, s):
@@ -91,14 +117,23 @@ def target_sums(row, start, stop, base, target, s):
     return sums(start, stop, base, 2, add)
 
 
-def known_rows(part, logits, kept, target=None, label=None):
+def known_rows(part, logits, kept, target=None, label=None, late=None):
     """The label's logit, and what `scan` finds in a whole sample."""
     row, nothing = logits[part.s], total(kept.zero)
 
     def find():  # the logit first: the scan may put its exponential there
-        return nothing if label is None else row[label], *scan(row, part, kept, target)
+        return nothing if label is None else row[label], *scan(row, part, kept, target, late)
 
     return part.of_all(find, join_rows)
+
+
+def has_nan(row, classes):
+    """Whether a row has one."""
+    found = Variables(nans=classes.like(0))
+    for j, left in packs(classes.like(0), classes):
+        x = row.read(j, left)
+        found.nans = found.nans + how_many(x != x)
+    return found.nans != 0
 
 
 def known_sum(part, like, of_block):
@@ -113,16 +148,6 @@ def known_sum(part, like, of_block):
     return part.of_all(find, join_sums)
 
 
-def exponentials(row, part, top, kept):
-    """First and last class of each block, what to multiply its exponentials by, and what they are for the largest."""
-    for start, stop in part.blocks():
-        with when(kept.all == 0):
-            for j, left in packs(start, stop):
-                kept.write(start, j, left, exp_negative(row.read(j, left, -math.inf) - kept.pack(top)))
-        base = where(kept.all, kept.tops[kept.number(start)], top)
-        yield start, stop, exp_negative(base - top), where(base == top, top.like(1.0), 2.0)
-
-
 # --- kernels -----------------------------------------------------------------------------------------------------
 # Their arguments are those of lane kernels, but classes lie side by side, and: found: None, or what parts of samples
 # find; joining: whether it is there already; spare: memory of the computing type for as many exponentials as are to be
@@ -135,22 +160,29 @@ def logsumexp(x, out, found, joining, counter, size, spare):
     logits, kept = Rows(x), Kept(spare, x.shape[1], wanted=False)
     for part in parts(x, found, joining, counter, size):
         with known_rows(part, logits, kept) as (_, top, rest, *_), part.once():
-            out.data[part.s] = log_sum_exp(top, rest)
+            known = Variables(rest=rest)
+            with when(top == math.inf):  # inf - inf was nan
+                known.rest = where(has_nan(logits[part.s], logits.classes), math.nan, rest.like(0.0))
+            out.data[part.s] = log_sum_exp(top, known.rest)
 
 
 @kernel
 def softmax(x, scale, out, found, joining, counter, size, spare):
     """One pass over rows of at most KEPT bytes; two and twice the exponentials over longer ones."""
-    logits, results = Rows(x), Rows(out, [x])
+    logits, results, kept = Rows(x), Rows(out, [x]), Kept(spare, x.shape[1])
+    late = None if found is not None else Late(results, kept)
     for part in parts(x, found, joining, counter, size):
         row, result = logits[part.s], results[part.s]
-        kept = Kept(spare, logits.classes, result)
-        with known_rows(part, logits, kept) as (_, top, rest, *_):
+        kept.put_into(result)
+        with known_rows(part, logits, kept, late=late) as (_, top, rest, *_):
             factor = scale.at(part.s).to(FLOAT64) / (settled(top, rest) + 1.0)
-            for start, stop, share, _ in exponentials(row, part, top, kept):
-                slope = kept.pack(factor * share)
-                for j, left in result.packs(start, stop):
-                    result.write(j, left, kept.read(start, j, left) * slope)
+            with at_once(late, part.s, factor, top):
+                for start, stop, share, _ in exponentials(row, part, top, kept):
+                    slope = kept.pack(factor * share)
+                    for j, left in result.packs(start, stop):
+                        result.write(j, left, kept.read(start, j, left) * slope)
+    if late is not None:
+        late.finish()
 
 
 @kernel
@@ -221,57 +253,27 @@ def settling(labels, part, classes, ignore_index, loss, results):
                 result.write(j, left, without)
 
 
-class Gradient:
-    """minus * ((mass + hot + z) p - t) of a sample's classes, from what was found in it."""
-
-    def __init__(self, minus, rest, mass, hot, z):
-        self.minus, self.rest, self.mass, self.hot, self.z = minus, rest, mass, hot, z
-        self.inverse = rest.like(1.0) / (rest + 1.0)
-        self.share = (mass + hot + z) * self.inverse
-
-    def likely(self, q_k, e_k):
-        """The difference for the label, or a likeliest class."""
-        return likely_gradient(self.rest, self.mass, self.hot, q_k, e_k, self.z) * self.inverse
-
-    def write_block(self, start, stop, result, kept, raised, one, target, s):
-        """From the exponentials that are kept, which are `one` for the likeliest classes."""
-        share, one, minus = kept.pack(self.share * raised), kept.pack(one), kept.pack(self.minus)
-        slope = kept.pack(self.minus * self.share * raised)
-        for j, left in result.packs(start, stop):
-            e = kept.read(start, j, left)
-            g = Variables(value=slope * e)
-            with when(target.dense):
-                q = target.read(s, j, left)
-                g.value = share * e - q
-                if target.probs is not None:
-                    with when(anywhere(e == one)):
-                        g.value = where(e == one, self.likely(q.to(FLOAT64), 1.0), g.value)
-                g.value = g.value * minus
-            result.write(j, left, g.value)
-
-
 @kernel
 def cross_entropy(
     x, labels, probs, weight, scale, keep, spread, z_loss, ignore_index, factor, loss, grad, found, joining, counter,
     size, spare
 ):  # fmt: skip
     """One pass; for the gradient of rows of more than KEPT bytes two, and twice the exponentials."""
-    logits, results, target = (
-        Rows(x),
-        grad and Rows(grad, [x, probs]),
-        Target(probs, weight, keep, spread),
-    )
+    logits, results, target = Rows(x), grad and Rows(grad, [x, probs]), Target(probs, weight, keep, spread)
+    kept = Kept(spare, logits.classes, grad is not None)
+    late = None if grad is None or probs is not None or found is not None else Late(results, kept, spread == 0.0)
     for part in parts(x, found, joining, counter, size):
         s = part.s
         with settling(labels, part, logits.classes, ignore_index, loss, results):
             row, result, k = logits[s], results and results[s], None
             hot = q_k = keep * 0.0
-            kept = Kept(spare, logits.classes, result, grad is not None)
+            if grad is not None:
+                kept.put_into(result)
             if labels is not None:
                 k = labels.data[s]
                 own = weight.at(k).to(FLOAT64)
                 hot, q_k = own * keep, own * spread
-            with known_rows(part, logits, kept, target, k) as (logit, top, rest, mass, cross):
+            with known_rows(part, logits, kept, target, k, late) as (logit, top, rest, mass, cross):
                 rest = settled(top, rest)
                 log_total = log1p_above(rest)
                 below = logit if labels is None else logit - top
@@ -281,11 +283,15 @@ def cross_entropy(
                     continue
                 z = (top + log_total) * (z_loss * 2.0)
                 gradient = Gradient(scale.at(s).to(FLOAT64) * factor, rest, mass, hot, z)
-                for start, stop, raised, one in exponentials(row, part, top, kept):
-                    gradient.write_block(start, stop, result, kept, raised, one, target, s)
-                if labels is not None:
-                    with when(part.has(k)):
-                        result[k] = gradient.minus * gradient.likely(q_k, exp_negative(below))
+                patch = None if labels is None else gradient.minus * gradient.likely(q_k, exp_negative(below))
+                with at_once(late, s, gradient.minus * gradient.share, top, k, patch):
+                    for start, stop, raised, one in exponentials(row, part, top, kept):
+                        gradient.write_block(start, stop, result, kept, raised, one, target, s)
+                    if labels is not None:
+                        with when(part.has(k)):
+                            result[k] = patch
+    if late is not None:
+        late.finish()
 
 
 def known_nll(part, row, target, label, hot, zero):

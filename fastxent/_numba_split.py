@@ -36,7 +36,6 @@ def parts(x, found, joining, counter, size):
         for i in each(begin, end):
             start = i % count * length
             yield Part(i // count, start, smaller(start + length, classes), found, joining, i)
-    x.data.builder.fence("seq_cst")  # streamed results are there for whoever goes on
 
 
 class Part:

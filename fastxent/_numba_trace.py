@@ -13,7 +13,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ._numba_around import function_that, plain_arithmetic
+from ._numba_around import function_that, plain_arithmetic, visible_results
 
 CACHE_LINE = 64  # bytes
 LANES = 32  # two AVX-512 or four AVX2 registers of float32: enough to hide the latency of an addition
@@ -160,9 +160,9 @@ def infinite(x):
     return (x == float("inf")) | (x == -float("inf"))
 
 
-def anywhere(mask):
-    """Whether any lane is set."""
-    return Value(mask.builder, mask.builder.bitcast(mask.code, ir.IntType(LANES)), UINT32) != 0
+def how_many(mask):
+    """The number of lanes that are set."""
+    return Value(mask.builder, mask.builder.ctpop(mask.builder.bitcast(mask.code, ir.IntType(LANES))), INT32)
 
 
 def halves(pack):
@@ -249,7 +249,7 @@ class Pointer:
         line = CACHE_LINE * 8 // self.kind.bitwidth
         for i in range(0, LANES, line):
             place = self.builder.gep(self.code, [(index + i).code])
-            options = [ir.Constant(number, n) for n in (0, 3, 1)]  # to read, in all caches, data
+            options = [ir.Constant(number, n) for n in (0, 2, 1)]  # to read, in all caches but the first, data
             self.builder.call(fetch, [self.builder.bitcast(place, byte), *options])
 
     def __getitem__(self, index):
@@ -389,7 +389,7 @@ def kernel(function):
 
     def typed(_context, *kinds):
         def generate(context, builder, signature, codes):
-            with plain_arithmetic(builder):
+            with plain_arithmetic(builder), visible_results(builder):
                 function(*map(lambda code, kind: _value(context, builder, code, kind), codes, signature.args))
             return context.get_dummy_value()
 

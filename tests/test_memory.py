@@ -13,7 +13,7 @@ from fastxent import _config
 
 SIZE = 64 << 20  # bytes of logits: a temporary like them cannot be mistaken for anything else
 PER_SAMPLE = 16  # bytes: a loss in float64, and as much again
-PER_THREAD = 1 << 20  # bytes: half a MiB for long rows in float64, and as much again
+PER_THREAD = 1 << 21  # bytes: one MiB for long rows in float64, and as much again
 
 LAYOUTS = {"rows": (-1, 2048), "long rows": (-1, 131072), "images": (-1, 64, 512, 256)}
 STATUS, RESET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
