@@ -19,6 +19,7 @@ from numba.np.numpy_support import from_dtype
 from . import _numba_elementwise as elements
 from . import _numba_lanes as lanes
 from . import _numba_rows as rows
+from . import _numba_short_rows as short_rows
 from . import _numba_sums as sums
 from ._backends import Array
 from ._numba_blocks import BLOCK, KEPT
@@ -122,6 +123,20 @@ def _use_lanes(x: Array, classes: int, inner: int) -> bool:
     return bool(x.strides[2 if inner > 1 else 0] == x.itemsize and (inner == 1 or inner >= LANES // 4))
 
 
+def _are_short_rows(name: str, arguments: tuple[Any, ...]) -> bool:
+    """Whether kernels for those do what is asked for: nothing but a label makes a sample's target."""
+    x, *between, out = arguments
+    if not (short_rows.LEAST <= x.shape[1] <= short_rows.MOST and x.strides[1] == x.itemsize):
+        return False
+    if name == "cross_entropy":
+        _, probs, _, _, _, spread, *_ = between
+        if probs is not None or spread != 0:
+            return False
+    elif name not in ("softmax", "logsumexp"):
+        return False
+    return out is None or out.ndim == 1 or out.strides[1] == out.itemsize
+
+
 def _row_major(array: Any) -> Any:
     """For row kernels, classes side by side.
 
@@ -147,6 +162,10 @@ def _run(
         return
     size, arguments = max(1, GRAIN // max(1, classes)), (x, *between, out)
     kinds = x.dtype, y.dtype, x.ndim, out is None
+    if _are_short_rows(name, arguments):
+        spare = LANES * (classes + 2)
+        _launch((getattr(short_rows, name), *kinds), arguments, samples, -(-size // LANES) * LANES, num_threads, spare)
+        return
     if _use_lanes(x, classes, inner):
         _launch((getattr(lanes, name), *kinds), arguments, samples, -(-size // LANES) * LANES, num_threads, 0)
         return

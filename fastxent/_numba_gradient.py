@@ -63,7 +63,7 @@ class Late:
         nothing = results.classes.like(-1)
         self.stage = Row(results.array.data.scratch(LANES), nothing.like(0))
         self.before = Variables(s=nothing, label=nothing, patch=kept.zero.lane(0).to(FLOAT64))
-        self.block = Variables(offset=nothing, head=nothing, last=nothing, apart=nothing, slope=kept.zero)
+        self.block = Variables(offset=nothing, head=nothing.like(0), last=nothing, apart=nothing, slope=kept.zero)
 
     def take(self, s, slope, top, label, patch):
         """From now on the sample before is this one: `slope` times exp(x - top), and the label's number apart."""

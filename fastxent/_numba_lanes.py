@@ -11,7 +11,6 @@ from ._formulas import (
     exp_any,
     exp_negative,
     finite,
-    likely_gradient,
     log1p_above,
     log_sum_exp,
     raise_top,
@@ -19,6 +18,7 @@ from ._formulas import (
     settled,
     widen,
 )  # fmt: skip
+from ._numba_gradient import Gradient
 from ._numba_tiles import NUMBERS, TILE, Tiles, load_some, store_some
 from ._numba_trace import FLOAT64, INT32, LANES, Variables, during, each, kernel, larger, smaller, tasks, when, where
 
@@ -284,12 +284,8 @@ def cross_entropy(
         if grad is None:
             continue
         minus, z = scales.read(first, lanes), (top + log_total) * (z_loss * 2.0)
-        inverse = minus.like(1.0) / (rest + 1.0)
-        share = (mass + hot + z) * inverse
-        slope, patch = (
-            share * minus,
-            likely_gradient(rest, mass, hot, q_k, exp_negative(below), z) * inverse * minus,
-        )
+        gradient = Gradient(minus, rest, mass, hot, z)
+        slope, patch = gradient.share * minus, gradient.likely(q_k, exp_negative(below)) * minus
         if probs is None:
             patch = where(label < 0, without, patch)
         for start, classes in parts(logits.classes):
@@ -301,9 +297,9 @@ def cross_entropy(
                 g = Variables(value=slope * e)
                 with when(target.dense):
                     q = target.at(start, c)
-                    value = share * e - q
+                    value = gradient.share * e - q
                     if probs is not None:
-                        value = where(e == 1.0, likely_gradient(rest, mass, hot, q, 1.0, z) * inverse, value)
+                        value = where(e == 1.0, gradient.likely(q, 1.0), value)
                     g.value = value * minus
                 if probs is None:
                     g.value = where((label == start + c) | (label < 0), patch, g.value)
