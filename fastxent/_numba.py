@@ -34,26 +34,30 @@ MOST_TASKS = 1024  # of elements, with a sum each: more elements make them longe
 MAPS = ("softmax", "log_softmax", "softmax_vjp", "log_softmax_vjp")  # kernels that fill an array like x, and no other
 FEW_CLASSES = 64  # contiguous classes up to here go to lane kernels
 
+SINGLE, DOUBLE, COUNTER = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
+
 _pool = ThreadPoolExecutor(MOST_THREADS, "fastxent")  # starts a thread when there is none to spare
 
 
 def _deal(
-    work: Callable[[Array, Array], None], spare: Array, tasks: int, elements: int, num_threads: int
+    kernel: Callable[..., None], arguments: tuple[Any, ...], size: int, tasks: int, elements: int, num_threads: int,
+    *spare: Array,
 ) -> None:  # fmt: skip
-    """Have all tasks, which `work` takes from a counter, done in this thread and in others, which need not even start.
+    """Have all tasks done, which kernel(*arguments, counter, size, *spare) takes from a counter.
 
-    This one takes a SLICE of the elements at a time, so that it hears signals in between. `spare` is its memory; it is
-    there before anything is written.
+    By this thread and by others, which need not even start. This one takes a SLICE of the elements at a time, so that
+    it hears signals in between. `spare` is its memory, which others have of their own; it is there before anything is
+    written.
     """
     if elements <= HELP or (num_threads == 1 and elements <= SLICE):
-        work(np.zeros(1, np.int64), spare)
+        kernel(*arguments, np.zeros(1, COUNTER), size, *spare)
         return
     counter, working = np.array([0, max(1, tasks * SLICE // elements)]), list[None]()
 
     def share() -> None:
         working.append(None)
         try:
-            work(counter[:1], np.empty_like(spare))
+            kernel(*arguments, counter[:1], size, *map(np.empty_like, spare))
         except MemoryError:
             pass  # others will do it all
         finally:
@@ -62,7 +66,7 @@ def _deal(
     try:
         helpers = _hire(share, min(num_threads, MOST_THREADS, -(-elements // HELP)) - 1)
         while counter[0] < tasks:
-            work(counter, spare)
+            kernel(*arguments, counter, size, *spare)
         for helper in helpers:
             if not helper.cancel():
                 helper.result()
@@ -86,7 +90,7 @@ def _hire(work: Callable[[], None], helpers: int) -> list[Future[None]]:
 # --- compilation -------------------------------------------------------------------------------------------------
 
 _versions: dict[tuple[Any, ...], Any] = {}
-_COUNTER = np.zeros(1, np.int64)  # what kernels are compiled for
+_COUNTER = np.zeros(1, COUNTER)  # what kernels are compiled for
 
 
 def _type_of(argument: Any) -> Any:
@@ -96,16 +100,14 @@ def _type_of(argument: Any) -> Any:
     return types.none if argument is None else types.float64 if isinstance(argument, float) else types.int64
 
 
-def _version(key: tuple[Any, ...], arguments: tuple[Any, ...]) -> Any:
+def _compile(key: tuple[Any, ...], arguments: tuple[Any, ...]) -> Any:
     """The kernel key[0] compiled for such arguments, whose types follow from the rest of the key; or from disk."""
-    version = _versions.get(key)
-    if version is None:
-        signature = types.none(*map(_type_of, arguments))
-        try:
-            version = njit(signature, nogil=True, cache=True)(key[0])
-        except RuntimeError:  # "no locator available": no directory is writable
-            version = njit(signature, nogil=True)(key[0])
-        _versions[key] = version
+    signature = types.none(*map(_type_of, arguments))
+    try:
+        version = njit(signature, nogil=True, cache=True)(key[0])
+    except RuntimeError:  # "no locator available": no directory is writable
+        version = njit(signature, nogil=True)(key[0])
+    _versions[key] = version
     return version
 
 
@@ -123,9 +125,8 @@ def _use_lanes(x: Array, classes: int, inner: int) -> bool:
     return bool(x.strides[2 if inner > 1 else 0] == x.itemsize and (inner == 1 or inner >= LANES // 4))
 
 
-def _are_short_rows(name: str, arguments: tuple[Any, ...]) -> bool:
+def _are_short_rows(name: str, x: Array, between: tuple[Any, ...], out: Array | None) -> bool:
     """Whether kernels for those do what is asked for: nothing but a label makes a sample's target."""
-    x, *between, out = arguments
     if not (short_rows.LEAST <= x.shape[1] <= short_rows.MOST and x.strides[1] == x.itemsize):
         return False
     if name == "cross_entropy":
@@ -162,7 +163,7 @@ def _run(
         return
     size, arguments = max(1, GRAIN // max(1, classes)), (x, *between, out)
     kinds = x.dtype, y.dtype, x.ndim, out is None
-    if _are_short_rows(name, arguments):
+    if _are_short_rows(name, x, between, out):
         spare = LANES * (classes + 2)
         _launch((getattr(short_rows, name), *kinds), arguments, samples, -(-size // LANES) * LANES, num_threads, spare)
         return
@@ -185,19 +186,16 @@ def _launch(
 ) -> None:
     """Have all pieces done, so many at a time; each thread has spare memory for a number of exponentials."""
     spare = np.empty(length, _computing(arguments[0]))
-    version = _version(key, (*arguments, _COUNTER, size, spare))
-    _deal(
-        lambda counter, spare: version(*arguments, counter, size, spare),
-        spare, -(-pieces // size), arguments[0].size, num_threads,
-    )  # fmt: skip
+    version = _versions.get(key) or _compile(key, (*arguments, _COUNTER, size, spare))
+    _deal(version, arguments, size, -(-pieces // size), arguments[0].size, num_threads, spare)
 
 
 def _computing(x: Array) -> Any:
-    return np.float64 if x.dtype == np.float64 else np.float32
+    return DOUBLE if x.dtype == DOUBLE else SINGLE
 
 
 def _most_kept(x: Array) -> int:
-    return KEPT // (8 if x.dtype == np.float64 else 4)
+    return KEPT // (8 if x.dtype == DOUBLE else 4)
 
 
 def logsumexp(x: Array, num_threads: int, out: Array) -> None:
@@ -270,10 +268,9 @@ def elementwise(
     totals = np.empty(-(-pieces // size))
     losses = weight if loss is None else loss  # has the right type, and is not written
     arguments = x, y, weight, pos_weight, scale, factor, losses, grad, mode, span, totals
-    version = _version((elements.KERNELS[name], x.dtype, y.dtype, grad is None), (*arguments, _COUNTER, size))
-    _deal(
-        lambda counter, _: version(*arguments, counter, size), _COUNTER, totals.size, x.size, num_threads
-    )  # fmt: skip
+    key = elements.KERNELS[name], x.dtype, y.dtype, grad is None
+    version = _versions.get(key) or _compile(key, (*arguments, _COUNTER, size))
+    _deal(version, arguments, size, totals.size, x.size, num_threads)
     return _sum(totals) if loss is None else 0.0
 
 
@@ -293,12 +290,11 @@ def _chunks(
 ) -> tuple[Array, Array]:
     """Sums, and first bad labels, of chunks whose bounds depend on the number of samples alone."""
     count = -(-values.size // sums.CHUNK)
-    totals, bads = np.empty(count), np.empty(count, np.int64)
+    totals, bads = np.empty(count), np.empty(count, COUNTER)
     arguments = values, _not_empty(weight), *others, totals, bads
-    version = _version((kernel, values.dtype, weight.dtype), (*arguments, _COUNTER, sums.CHUNK))
-    _deal(
-        lambda counter, _: version(*arguments, counter, sums.CHUNK), _COUNTER, count, values.size, num_threads
-    )  # fmt: skip
+    key = kernel, values.dtype, weight.dtype
+    version = _versions.get(key) or _compile(key, (*arguments, _COUNTER, sums.CHUNK))
+    _deal(version, arguments, sums.CHUNK, count, values.size, num_threads)
     return totals, bads
 
 

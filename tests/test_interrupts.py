@@ -5,7 +5,6 @@ import signal
 import threading
 import time
 
-import numpy as np
 import pytest
 from test_config import python
 
@@ -101,7 +100,7 @@ def test_no_thread_works_on_after_an_interrupt():
     _numba = pytest.importorskip("fastxent._numba")
     started, finished, lock = [], [], threading.Lock()
 
-    def work(counter, _spare):
+    def work(counter, _size):
         for _ in range(counter[1] if counter.size > 1 else 1000):
             with lock:
                 task, counter[0] = counter[0], counter[0] + 1
@@ -118,7 +117,7 @@ def test_no_thread_works_on_after_an_interrupt():
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.1)
         with pytest.raises(KeyboardInterrupt):
-            _numba._deal(work, np.empty(0), 1000, 1000 * _numba.SLICE, 3)
+            _numba._deal(work, (), 1, 1000, 1000 * _numba.SLICE, 3)
         assert len(started) < 1000
         at_work = set(started) - set(finished)
         assert len(at_work) <= 1  # that of this thread
