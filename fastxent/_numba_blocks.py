@@ -80,6 +80,14 @@ class Row:
         self.pointer[self.offset + index] = narrow(value.to(computed), self.pointer)
 
 
+def is_large(array, read):
+    """Whether results in an array pass the cache by, which does not hold what has just been `read` then."""
+    large = array.size * (array.data.kind.bitwidth // 8) >= STREAMED
+    for other in filter(None, read):
+        large = large & (array.data != other.data)
+    return large
+
+
 class Rows:
     """The rows of an (outer, classes, inner) array; those of a large result are streamed, past the cache."""
 
@@ -87,9 +95,7 @@ class Rows:
         self.array, self.classes, self.streamed = array, array.shape[1], None
         self.distance = where(array.shape[2] > 1, array.strides[2], array.strides[0])  # of samples side by side
         if read:
-            self.large = array.size * (array.data.kind.bitwidth // 8) >= STREAMED
-            for other in filter(None, read):
-                self.large = self.large & (array.data != other.data)
+            self.large = is_large(array, read)
             self.streamed = self.large & (self.classes >= STREAMED_CLASSES)
 
     def __getitem__(self, s):

@@ -18,6 +18,7 @@ from ._formulas import (
     settled,
     widen,
 )  # fmt: skip
+from ._numba_blocks import is_large
 from ._numba_gradient import Gradient
 from ._numba_tiles import NUMBERS, TILE, Tiles, load_some, store_some
 from ._numba_trace import FLOAT64, INT32, LANES, Variables, during, each, kernel, larger, smaller, tasks, when, where
@@ -267,7 +268,7 @@ def cross_entropy(
     target, scales, result = (
         Target(labels, probs, weight, keep, spread, tile),
         Scale(scale, factor),
-        grad and Tiles(grad),
+        grad and Tiles(grad, is_large(grad, [x, probs])),
     )
     hot = q_k = zero = tile.number(0.0)
     label = without = None

@@ -4,11 +4,13 @@ A tile is scratch memory [class][lane] in the computing type.
 """
 
 from ._formulas import narrow, widen
-from ._numba_trace import LANES, each, either, packs, smaller, when, where
+from ._numba_blocks import Row
+from ._numba_trace import LANES, each, either, smaller, when, where
 
 TILE = 64  # classes in one tile, which with LANES samples of float32 takes 8 KiB
 NUMBERS = LANES * TILE
 CHUNK = 4  # classes that are transposed in registers
+STREAMED = 12  # classes from which large results pass the cache by: with fewer, too many lines lie in two tiles
 
 
 def _transposed(a, b, c, d):
@@ -53,16 +55,17 @@ class Rows:
         lane, c = place
         self.pointer[self.offset + lane * self.across + c * self.step] = value
 
-    def copy(self, source, lanes, classes):
-        """Take so many numbers from other rows; in one go where neither has gaps."""
+    def copy(self, source, lanes, classes, streamed=None):
+        """Take so many numbers from other rows; in one go where neither has gaps, and perhaps past the cache."""
         dense = (self.step == 1) & (source.step == 1) & (self.across == classes) & (source.across == classes)
         with when(dense):
-            for i, left in packs(0, lanes * classes):
+            target, nothing = Row(self.pointer, self.offset, streamed), self.pointer.number(0)
+            for i, left in target.packs(lanes.like(0), lanes * classes):
                 if left is None:
-                    self.pointer.store(self.offset + i, source.pointer.load(source.offset + i))
+                    target.store(self.offset + i, source.pointer.load(source.offset + i))
                 else:
-                    for k in each(0, left):
-                        self.pointer[self.offset + i + k] = source.pointer[source.offset + i + k]
+                    rest = source.pointer.load_first(source.offset + i, left, nothing)
+                    self.pointer.store_first(self.offset + i, left, rest)
         with when(dense == 0):
             for lane in each(0, lanes):
                 for c in each(0, classes):
@@ -72,9 +75,9 @@ class Rows:
 class Tiles:
     """An (outer, classes, inner) array of any strides as tiles."""
 
-    def __init__(self, array):
-        self.array, self.stage = array, array.data.scratch(NUMBERS + CHUNK)  # fewer classes move as CHUNK
-        self.classes = array.shape[1]
+    def __init__(self, array, streamed=None):
+        self.array, self.streamed, self.classes = array, streamed, array.shape[1]
+        self.stage = array.data.scratch(NUMBERS + CHUNK)  # fewer classes move as CHUNK
 
     def following(self, first):
         """How many samples lie side by side from this one on."""
@@ -121,6 +124,8 @@ class Tiles:
                 store_some(rows.pointer, rows.offset + c * rows.step, lanes, pack, self.stage)
         with when(strided == 0):
             staged = (rows.step != 1) | (lanes < LANES) | (classes < CHUNK)
+            if self.streamed is not None:
+                staged = staged | (self.streamed & (rows.across == classes) & (classes >= STREAMED))
             target = either(staged, self.stage, rows.pointer)
             offset, across = where(staged, 0, rows.offset), where(staged, classes, rows.across)
             for c in _chunks(classes):
@@ -130,7 +135,8 @@ class Tiles:
                     numbers = packs[lane % CHUNK].shuffle(range(start, start + CHUNK))
                     target.store(offset + c + across * lane, numbers)
             with when(staged):
-                rows.copy(Rows(self.stage, rows.offset.like(0), classes, rows.step.like(1)), lanes, classes)
+                source = Rows(self.stage, rows.offset.like(0), classes, rows.step.like(1))
+                rows.copy(source, lanes, classes, self.streamed)
 
 
 def load_some(pointer, offset, count, stage):

@@ -202,6 +202,9 @@ FAULTS = {
         ("total + where(new.top > s.top, ties - 1.0, ties)", "total + ties", "semantics::probabilities_need"),
         ("s.pack.to(FLOAT64) * self.factor)", "s.pack.to(FLOAT64))", "semantics::sample_weight_multiplies"),
     ],
+    "fastxent/_numba_tiles.py": [
+        ("self.pointer.store_first(self.offset + i, left, rest)", "pass", "determinism::large_results"),
+    ],
     "fastxent/_numba_elementwise.py": [
         ("where(x == 1.0, -100.0, at_least(-100.0, log1p_above(0.0 - x)))", "at_least(-100.0, log1p_above(0.0 - x))",
          "elementwise::stop_at"),

@@ -178,7 +178,7 @@ def test_position_of_a_bad_label_does_not_depend_on_threads(backend, function, m
 
 
 @pytest.mark.parametrize("gap", [0, 3], ids=["side by side", "apart"])
-@pytest.mark.parametrize("classes", [201, 1000, 1001, 4099, 5003])
+@pytest.mark.parametrize("classes", [21, 201, 1000, 1001, 4099, 5003])
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 def test_large_results(backend, dtype, classes, gap):
     # From 8 MiB on the gradient is stored past the cache, in lines of 64 bytes whose place in a row varies, and during
