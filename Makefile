@@ -31,6 +31,7 @@ test-large: .venv/.test  ## more than 2**31 numbers that are all in memory: 5 GB
 
 emulate: .venv/.test  ## on processors without AVX2 and without AVX-512; needs qemu-x86_64
 	for cpu in Nehalem Haswell; do qemu-x86_64 -cpu $$cpu $(BIN)/python -m pytest -k cython $(EMULATED) || exit 1; done
+	NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES= $(BIN)/pytest -k numba tests/test_accuracy.py
 
 lint: .venv/.dev  ## style and types
 	$(BIN)/ruff check .
