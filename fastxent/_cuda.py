@@ -90,7 +90,8 @@ def elementwise(
     name: str, x: Array, y: Array, weight: Array, pos_weight: Array, scale: Array, factor: float, num_threads: int,
     loss: Array | None, grad: Array | None,
 ) -> float:  # fmt: skip
-    left = run.elements(name, x, y, weight, pos_weight, scale, factor, loss, grad)
+    arrays = x, y, weight, pos_weight, scale, loss, grad
+    left = run.elements(name, arrays, x.shape, tuple(array and array.strides for array in arrays), factor)
     return 0.0 if left is None else left.read()[0]
 
 

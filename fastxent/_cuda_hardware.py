@@ -4,13 +4,12 @@ Pointers are typed by what they point to: float32, float64, int16 (the bits of f
 """
 
 import math
-from functools import cache, lru_cache
+from functools import cache
 
 import numpy as np
 from llvmlite import ir
 
-from ._cuda_package import LaunchConfig, Stream, cuda, intrinsic, launch, libdevice, types
-from ._device import DeviceArray
+from ._cuda_package import cuda, intrinsic, libdevice, types
 
 WARP = 32
 VECTOR = 16  # bytes, the most that one instruction loads or stores
@@ -312,48 +311,3 @@ def from_block(typing, array, index, block):
         return assembly(builder, kind, template, f"={letter},l,r,~{{memory}}", address, block, side_effect=True)
 
     return array.dtype(array, types.int64, types.int64), code
-
-
-# --- what the host hands over ------------------------------------------------------------------------------------
-
-
-def address_of(array):
-    """Where an array of Numba's lies."""
-    return array.__cuda_array_interface__["data"][0]
-
-
-def start(version, blocks, threads, stream, arguments):
-    """Launch a compiled kernel, whose parameters are pointers, 64-bit integers and doubles, or tuples of those.
-
-    Numba's own launch makes an object of ctypes for each number, which takes three times as long as all the rest.
-    """
-    numbers: list[int | float] = []
-    for value in arguments:
-        kind = type(value)
-        if kind is DeviceArray:
-            numbers.append(value[0])  # its pointer
-        elif kind is tuple:
-            numbers += value
-        else:
-            numbers.append(value)
-    launch(stream_of(stream), geometry_of(blocks, threads), function_of(version), *numbers)
-
-
-def function_of(version):
-    """What the driver launches, on the current device."""
-    (kernel,) = version.overloads.values()
-    return kernel._codelibrary.get_cufunc().kernel
-
-
-geometry_of = lru_cache(lambda blocks, threads: LaunchConfig(grid=blocks, block=threads))
-
-
-@cache
-def stream_of(pointer):
-    """The stream of a library; 0 is the default stream."""
-    return Stream.from_handle(pointer)
-
-
-def wait(stream):
-    """Until everything on this stream is done."""
-    stream_of(stream).sync()

@@ -1,11 +1,14 @@
 """The only module that imports numba-cuda and what it launches with: whoever moves to its successor does that here."""
 
+from typing import Any
+
 from numba import cuda, types
 
 SIMULATED = bool(cuda.config.ENABLE_CUDASIM)
 
 if SIMULATED:
-    LaunchConfig = Stream = intrinsic = launch = libdevice = None  # which the simulator lacks
+    missing: Any = None
+    LaunchConfig = Stream = intrinsic = launch = libdevice = missing  # which the simulator lacks
 else:
     from cuda.core import LaunchConfig, Stream, launch
     from numba.cuda import libdevice

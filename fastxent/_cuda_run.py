@@ -1,5 +1,6 @@
 """What to launch for arrays on a device: kernels, their geometry, and where each array begins and goes on."""
 
+from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import NamedTuple
 
@@ -13,14 +14,13 @@ from ._cuda_geometry import choose, lines
 from ._cuda_launch import constant, has_clusters, launch, upload
 from ._cuda_pairs import pair_kernel
 from ._cuda_rows import Task, row_kernel
-from ._cuda_sums import THREADS, sum_kernel
-from ._cuda_tiles import MOST, VECTOR
-from ._device import DeviceArray, Memory
+from ._cuda_sums import FIRST, INVERSE, PARTS, THREADS, TOTAL, sum_kernel
+from ._cuda_tiles import ITEMSIZE, MOST, VECTOR
+from ._device import NOWHERE, DeviceArray
 
 CHUNK = 32 * THREADS  # numbers in one sum over samples
 PIECE = 64 * WARP * 4  # numbers in one sum over single numbers
 NO_STEPS = (0, 0, 0)
-NOWHERE = Memory(lambda shape, dtype: (None, 0), 0)
 
 
 def computing(array):
@@ -48,19 +48,18 @@ class Arrangement(NamedTuple):
     access: str  # as in `Geometry`
 
 
-def arrange(*arrays):
-    """The arrangement of (outer, classes, inner) or (outer, classes) views, the first of which is not missing."""
-    return _arrange(arrays[0].shape, *[(a.strides, a.itemsize if a.pointer else 0, a.pointer % VECTOR) for a in arrays])
+def form_of(array):
+    """What of an array decides how it is gone through; None for one that is missing."""
+    return None if array is None else (array.strides, array.dtype, array.pointer % VECTOR)
 
 
-@lru_cache(maxsize=1024)
-def _arrange(shape, *arrays):
-    """The same from strides, the size of an element or 0 for a missing array, and bytes past an aligned address."""
+def arrange(shape, *forms):
+    """The arrangement of (outer, classes, inner) or (outer, classes) views of these forms."""
     outer, classes, inner = (*shape, 1)[:3]
     if classes > MOST:
         raise ValueError(f"samples have {classes} classes, expected at most {MOST} on a GPU")
-    steps = [step if len(step) == 3 else (*step, 0) for step, _, _ in arrays]
-    used = [(step, size, past) for step, (_, size, past) in zip(steps, arrays, strict=True) if size]
+    steps = [NO_STEPS if form is None else (*form[0], 0)[:3] for form in forms]
+    used = [(step, ITEMSIZE[form[1]], form[2]) for step, form in zip(steps, forms, strict=True) if form]
     if outer == 1 or all(step[0] == inner * step[2] for step, _, _ in used):  # one step from each sample to the next
         which = 2 if inner > 1 else 0
         steps, used = [(step[which], step[1], 0) for step in steps], [((u[0][which], *u[0][1:]), *u[1:]) for u in used]
@@ -75,6 +74,16 @@ def _arrange(shape, *arrays):
     return Arrangement((samples, classes, inner), steps, access)
 
 
+class Plan(NamedTuple):
+    """How a kernel is launched on arrays of some forms; kept, as programs use few."""
+
+    kernel: Callable[..., None]
+    blocks: int
+    bounds: tuple[int, ...]
+    shape: tuple[int, ...]
+    steps: list[tuple[int, int, int]]
+
+
 # --- samples -----------------------------------------------------------------------------------------------------
 
 
@@ -83,123 +92,138 @@ def rows(
     label_smoothing=0.0, z_loss=0.0, factor=1.0,
 ):  # fmt: skip
     """A kernel of `_cuda_rows`; arrays as for `Kernels`, and `inverse` a number that multiplies the gradient."""
-    kind, memory = computing(x), x.memory
     keep, spread = 1.0 - label_smoothing, label_smoothing / max(1, x.shape[1])
-    labelled = target is not None and target.dtype == "int64"
-    form = "" if target is None else "probs" if not labelled else "smoothed" if spread else "label"
-    labels, probs = (target, None) if labelled else (None, target)
-    y, written = probs or missing(x.dtype), out or missing(x.dtype)
-    shape, steps, access = arrange(x, y, written)
-    if shape[0] == 0:
+    labels, probs = (target, None) if target is not None and target.dtype == "int64" else (None, target)
+    aim = "probs" if probs else "" if not labels else "smoothed" if spread else "label"
+    plan = plan_rows(operation, aim, x.shape, form_of(x), form_of(probs), form_of(out))
+    if plan.blocks == 0:
         return
-    target_storage = probs.dtype if probs else ""
-    kernel, geometry = _row_kernel(operation, x.dtype, form, target_storage, out is not None, shape[1], access)
+    kind = computing(x)
     weight, scale = weight or one(kind), scale or one(kind)
     launch(
-        kernel, -(-shape[0] // geometry.samples) * geometry.blocks, geometry.bounds, memory,
-        x, y, written, labels or missing("int64"), weight, scale, inverse or one("float64"),
-        losses or missing(kind), shape, *steps, (int(weight.shape[0] > 1), int(scale.shape[0] > 1)),
-        ignore_index, (keep, spread, z_loss), factor,
+        plan.kernel, plan.blocks, plan.bounds, x.memory,
+        x, probs or missing(x.dtype), out or missing(x.dtype), labels or missing("int64"), weight, scale,
+        inverse or one("float64"), losses or missing(kind), plan.shape, *plan.steps,
+        (int(weight.shape[0] > 1), int(scale.shape[0] > 1)), ignore_index, (keep, spread, z_loss), factor,
     )  # fmt: skip
 
 
 @lru_cache(maxsize=1024)
-def _row_kernel(operation, storage, form, target_storage, writes, classes, access):
-    """The kernel for samples of so many classes, and its geometry."""
-    task = Task(operation, storage, form, target_storage, writes)
-    if operation == "nll" and task.labelled and not writes:  # one number of each sample
+def plan_rows(operation, aim, shape, x, probs, out):
+    """Of an operation of `Kernels`, `aim` as in `Task`, and arrays of these forms."""
+    shape, steps, access = arrange(shape, x, probs, out)
+    storages = [form[1] for form in (x, probs) if form]
+    task = Task(operation, x[1], aim, probs[1] if probs else "", out is not None)
+    classes = shape[1]
+    if operation == "nll" and task.labelled and out is None:  # one number of each sample
         access, classes = "strided", 1
-    storages = (storage, target_storage) if target_storage else (storage,)
-    geometry = choose(classes, access, 2 if task.dense else 1, storages, has_clusters())
-    return row_kernel(task, geometry), geometry
+    geometry = choose(classes, access, 2 if task.dense else 1, tuple(storages), has_clusters())
+    return Plan(row_kernel(task, geometry), blocks_of(shape, geometry), geometry.bounds, shape, steps)
+
+
+def blocks_of(shape, geometry):
+    """How many blocks take so many samples."""
+    return -(-shape[0] // geometry.samples) * geometry.blocks
 
 
 def pairs(operation, grad, probs, out):
     """A kernel of `_cuda_pairs`."""
-    shape, (steps, grad_steps, out_steps), access = arrange(probs, grad, out)
-    if shape[0] == 0:
-        return
-    geometry = choose(shape[1], access, 2, (probs.dtype, grad.dtype), False)
-    launch(
-        pair_kernel(operation, probs.dtype, grad.dtype, geometry), -(-shape[0] // geometry.samples), geometry.bounds,
-        probs.memory, grad, probs, out, shape, grad_steps, steps, out_steps,
-    )  # fmt: skip
+    plan = plan_pairs(operation, probs.shape, form_of(grad), form_of(probs), form_of(out))
+    if plan.blocks:
+        launch(plan.kernel, plan.blocks, plan.bounds, probs.memory, grad, probs, out, plan.shape, *plan.steps)
+
+
+@lru_cache(maxsize=1024)
+def plan_pairs(operation, shape, grad, probs, out):
+    """Of an operation of `Kernels` and arrays of these forms."""
+    shape, steps, access = arrange(shape, grad, probs, out)
+    geometry = choose(shape[1], access, 2, (probs[1], grad[1]), False)
+    kernel = pair_kernel(operation, probs[1], grad[1], geometry)
+    return Plan(kernel, blocks_of(shape, geometry), geometry.bounds, shape, steps)
 
 
 # --- sums --------------------------------------------------------------------------------------------------------
 
 
 class Sums(NamedTuple):
-    """What `sums` leaves: the total, a float64; then the first bad label, an int64, or -1; then 1 / total."""
+    """What `sums` leaves, as `_cuda_sums` says."""
 
-    room: DeviceArray
+    left: DeviceArray
 
     @property
     def inverse(self):
         """1 / total, nan for 0."""
-        return part_of(self.room, 2 * self.room.shape[1], 1)
+        return part_of(self.left, INVERSE, 1)
 
     def read(self):
-        """Total and label as numbers, for which the host waits."""
-        totals, firsts, _ = to_host(self.room)
-        return totals[0].item(), firsts.view(np.int64)[0].item()
+        """Total, and the first bad label or -1, as numbers, for which the host waits."""
+        left = to_host(self.left)
+        return left[TOTAL].item(), int(left[FIRST])
 
 
 def sums(
     terms, count, values, weight, labels, scale, denominator=None, result=None, classes=0, ignore_index=0, divisor=1.0,
 ):  # fmt: skip
-    """A kernel of `_cuda_sums`; its result, if wanted, is the total over denominator and divisor."""
+    """A kernel of `_cuda_sums`; its result, if wanted, is the total over denominator and divisor.
+
+    `denominator` are the `Sums` over as many numbers before, whose memory serves again.
+    """
     memory, kind = (values or labels).memory, values.dtype if values else weight.dtype
     values, labels = values or missing(kind), labels or missing("int64")
-    weight, scale, denominator = weight or one(kind), scale or one(kind), denominator or one("float64")
-    steps, blocks = (int(weight.shape[0] > 1), int(scale.shape[0] > 1)), max(1, -(-count // CHUNK))
-    room = memory.empty((3, blocks + 1), "float64")
-    firsts = part_of(room, blocks + 1, blocks + 1, "int64")
-    inverse, result = Sums(room).inverse, result or room
-    arguments = values, weight, labels, scale, denominator
-    numbers = steps, classes, ignore_index, float(divisor)
+    weight, scale = weight or one(kind), scale or one(kind)
+    blocks = max(1, -(-count // CHUNK))
+    left = denominator.left if denominator else memory.empty((PARTS + 2 * blocks if blocks > 1 else PARTS,), "float64")
+    denominator, result = left if denominator else one("float64"), result or left
+    numbers = (int(weight.shape[0] > 1), int(scale.shape[0] > 1)), classes, ignore_index, float(divisor)
     if blocks > 1:
-        parts = part_of(room, 1, blocks), part_of(firsts, 1, blocks)
-        kernel = sum_kernel(terms, kind, result.dtype)
-        launch(kernel, blocks, (THREADS,), memory, *arguments, *parts, inverse, result, count, CHUNK, *numbers)
+        kernel = sum_kernel(terms, kind, "float64")
+        arguments = values, weight, labels, scale, one("float64"), left, left
+        launch(kernel, blocks, (THREADS,), memory, *arguments, count, CHUNK, *numbers)
         terms, kind, count = "parts", "float64", blocks
-        arguments = parts[0], one("float64"), parts[1], one("float64"), denominator
+        values, weight, scale = part_of(left, PARTS, 2 * blocks), one(kind), one(kind)
     kernel = sum_kernel(terms, kind, result.dtype)
-    launch(kernel, 1, (THREADS,), memory, *arguments, room, firsts, inverse, result, count, count, *numbers)
-    return Sums(room)
+    arguments = values, weight, labels, scale, denominator, left, result
+    launch(kernel, 1, (THREADS,), memory, *arguments, count, count, *numbers)
+    return Sums(left)
 
 
-def part_of(array, first, count, dtype=""):
-    """Some numbers of a contiguous array, perhaps seen as of another type of the same size."""
+def part_of(array, first, count):
+    """Some numbers of a contiguous array."""
     pointer = array.pointer + first * array.itemsize
-    return DeviceArray(pointer, (count,), (1,), dtype or array.dtype, array.memory, array.owner)
+    return DeviceArray(pointer, (count,), (1,), array.dtype, array.memory, array.owner)
 
 
 # --- single numbers ----------------------------------------------------------------------------------------------
 
 
-def elements(name, x, y, weight, pos_weight, scale, factor, loss, grad, divisor=1.0, result=None):
-    """A kernel of `_cuda_elementwise` on 3-D views; without a loss, the sum of all, which the result is a mean of.
+def elements(name, arrays, shape, strides, factor, divisor=1.0, result=None):
+    """A kernel of `_cuda_elementwise` on views of this 3-D shape and these strides; losses or gradient may be None.
 
-    Losses that are summed along an axis are divided, too.
+    `arrays` are x, y, weight, pos_weight, scale, loss, grad. Without a loss, the sum of all, which the result is a mean
+    of. Losses that are summed along an axis are divided, too.
     """
-    kind, memory = computing(x), x.memory
-    _, middle, inner = x.shape
-    across = loss is not None and middle > 1 and loss.strides[1] == 0
-    along = loss is not None and inner > 1 and loss.strides[2] == 0
+    x, y, *_, loss, grad = arrays
+    plan = plan_elements(name, x.dtype, y.dtype, shape, strides)
+    totals = missing("float64") if loss else x.memory.empty((plan.shape[0],), "float64")
+    launch(
+        plan.kernel, plan.blocks, plan.bounds, x.memory, *arrays[:5], loss or missing(computing(x)),
+        grad or missing(x.dtype), totals, plan.shape, *plan.steps, float(factor), 1.0 / divisor if loss else 1.0,
+    )  # fmt: skip
+    return None if loss else sums("values", plan.shape[0], totals, None, None, None, None, result, divisor=divisor)
+
+
+@lru_cache(maxsize=1024)
+def plan_elements(name, storage, target_storage, shape, strides):
+    """Of a term and arrays as above, whose first two have these types."""
+    *_, loss, grad = strides
+    across = loss is not None and shape[1] > 1 and loss[1] == 0
+    along = loss is not None and shape[2] > 1 and loss[2] == 0
     mode = EVERYTHING if loss is None else SAMPLES if across or along else EACH
-    arrays = x, y, weight, pos_weight, scale, loss or missing(kind), grad or missing(x.dtype)
-    shape, steps = divide(x.shape, [array.strides for array in arrays], across, mode != SAMPLES)
+    shape, steps = divide(shape, [step or NO_STEPS for step in strides], across, mode != SAMPLES)
     access = "peeled" if all(step[1] in (0, 1) for step in steps) else "strided"
-    geometry = lines(shape[1], access, (x.dtype, y.dtype, kind))
-    totals = memory.empty((shape[0] if mode == EVERYTHING else 1,), "float64")
-    kernel = element_kernel(Term(name, x.dtype, y.dtype, mode, grad is not None), geometry)
-    share = 1.0 / divisor if loss else 1.0
-    blocks = -(-shape[0] // geometry.samples)
-    launch(kernel, blocks, geometry.bounds, memory, *arrays, totals, shape, *steps, float(factor), share)
-    if mode != EVERYTHING:
-        return None
-    return sums("values", shape[0], totals, None, None, None, None, result, divisor=divisor)
+    geometry = lines(shape[1], access, (storage, target_storage, "float64" if storage == "float64" else "float32"))
+    kernel = element_kernel(Term(name, storage, target_storage, mode, grad is not None), geometry)
+    return Plan(kernel, blocks_of(shape, geometry), geometry.bounds, shape, steps)
 
 
 def divide(shape, strides, across, cuts):

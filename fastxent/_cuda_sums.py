@@ -16,6 +16,7 @@ WARPS = 8  # of a block
 THREADS = WARPS * WARP
 DOUBLE = np.float64
 ZERO, ONE, NONE = DOUBLE(0), DOUBLE(1), DOUBLE(-math.inf)
+TOTAL, FIRST, INVERSE, PARTS = 0, 1, 2, 3  # where a kernel leaves what; labels' indices are exact as doubles
 
 
 @device
@@ -68,8 +69,9 @@ def value_term(values, weight, labels, scale, steps, classes, ignore_index, i):
 
 @device
 def part_term(values, weight, labels, scale, steps, classes, ignore_index, i):
-    """What a chunk has left."""
-    return values[i], NONE if labels[i] < 0 else DOUBLE(-labels[i])
+    """What a chunk has left: its sum, and its first bad label."""
+    first = values[2 * i + 1]
+    return values[2 * i], NONE if first < ZERO else -first
 
 
 TERMS = {"labels": label_term, "values": value_term, "parts": part_term}
@@ -77,18 +79,17 @@ TERMS = {"labels": label_term, "values": value_term, "parts": part_term}
 
 @cache
 def sum_kernel(terms, storage, result_storage):
-    """totals[block] = the sum of a chunk's terms, firsts[block] = the first bad label or -1.
+    """left[PARTS + 2 * block:] = the sum of a chunk's terms, and the first bad label or -1.
 
-    A block that is alone also gives the inverse of the total, and its quotient by denominator and divisor in the type
-    of the result; both are nan where that divides by 0.
+    A block that is alone leaves both at TOTAL and FIRST, at INVERSE the inverse of the total, and in `result` its
+    quotient by denominator, which may be `left` itself, and divisor; both are nan where that divides by 0.
     values, labels: (count,); weight: (classes,); scale: (count,); the last two have step 0 for a constant.
     """
     term_of, KIND = TERMS[terms], number_type(result_storage)
 
     def kernel(
-        values, weight, labels, scale, denominator, totals, firsts, inverse, result, count, chunk, steps, classes,
-        ignore_index, divisor,
-    ):  # fmt: skip
+        values, weight, labels, scale, denominator, left, result, count, chunk, steps, classes, ignore_index, divisor
+    ):
         total, lost, top = ZERO, ZERO, NONE
         begin = cuda.blockIdx.x * chunk
         end = min(begin + chunk, count)
@@ -98,11 +99,12 @@ def sum_kernel(terms, storage, result_storage):
             top = larger(top, bad)
         total, top = gather(settle(total, lost), top)
         if cuda.threadIdx.x == 0:
-            totals[cuda.blockIdx.x] = total
-            firsts[cuda.blockIdx.x] = -1 if top == NONE else int(-top)
-            if chunk >= count:
-                inverse[0] = ONE / total if total != ZERO else math.nan
-                share = denominator[0] * divisor
+            alone, share = chunk >= count, denominator[0] * divisor
+            place = TOTAL if alone else PARTS + 2 * cuda.blockIdx.x
+            left[place] = total
+            left[place + 1] = -ONE if top == NONE else -top
+            if alone:
+                left[INVERSE] = ONE / total if total != ZERO else math.nan
                 result[0] = KIND(total / share if share != ZERO else math.nan)
 
     return kernel

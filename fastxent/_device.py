@@ -35,6 +35,9 @@ class Memory(NamedTuple):
         return DeviceArray(pointer, shape, contiguous_strides(shape), dtype, self, owner)
 
 
+NOWHERE = Memory(lambda shape, dtype: (None, 0), 0)
+
+
 class DeviceArray(NamedTuple):
     """A view of an array on a device; strides in elements."""
 
@@ -150,26 +153,35 @@ def on_device(value: Any) -> bool:
     return hasattr(kind, "__cuda_array_interface__")
 
 
-def view(name: str, value: Any) -> DeviceArray:
-    """What kernels see of an array of some library."""
-    if type(value) is DeviceArray:
-        return value
-    library = type(value).__module__.partition(".")[0]
+def view(name: str, value: Any, memory: Memory | None = None) -> DeviceArray:
+    """What kernels see of an array of some library; `memory` is that of the call's first array, if there is one."""
+    kind: Any = type(value)
+    if kind is DeviceArray:
+        return value  # type: ignore[no-any-return]
+    library = _library_of(kind)
     if library == "torch":
-        return view_torch(name, value)
+        return view_torch(name, value, memory)
     interface = getattr(value, "__cuda_array_interface__", None)
     memory = MEMORIES.get(library, numba_memory)(value, interface)
     return view_interface(name, value, interface, memory) if interface else view_dlpack(name, value, memory)
 
 
-def view_torch(name: str, tensor: Any) -> DeviceArray:
+@lru_cache(maxsize=64)
+def _library_of(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
+
+
+def view_torch(name: str, tensor: Any, memory: Memory | None) -> DeviceArray:
     """PyTorch's own attributes: several times as fast as its interfaces, and bfloat16 is among its types."""
     if tensor.requires_grad:
         raise TypeError(f"{name} requires a gradient, which would be lost: pass {name}.detach()")
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    return DeviceArray(
-        tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), dtype, torch_memory(tensor.device), tensor
-    )
+    dtype, memory = _torch_name(tensor.dtype), memory or torch_memory(tensor.device)
+    return DeviceArray(tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), dtype, memory, tensor)
+
+
+@cache
+def _torch_name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def view_interface(name: str, array: Any, interface: dict[str, Any], memory: Memory) -> DeviceArray:
@@ -265,7 +277,12 @@ def jax_memory(array: Any, _: Any) -> Memory:
 def numba_memory(_: Any, interface: Any) -> Memory:
     """Numba's allocator, and the stream that the interface names."""
     stream = None if interface is None else interface.get("stream")
-    return Memory(_numba_allocate, 0 if stream in (None, 1) else stream, 0)
+    return _numba_on(0 if stream in (None, 1) else stream)
+
+
+@lru_cache(maxsize=64)
+def _numba_on(stream: int) -> Memory:
+    return Memory(_numba_allocate, stream)
 
 
 def _numba_allocate(shape: Shape, dtype: str) -> tuple[Any, int]:

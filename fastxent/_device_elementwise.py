@@ -1,13 +1,14 @@
 """The functions of `_elementwise.py` for arrays on a device."""
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index
 
 from . import _config
-from ._device import DeviceArray, Memory, Shape, on_device, view
+from ._device import NOWHERE, DeviceArray, Memory, Shape, on_device, view
 from ._device_problem import Output, as_device, floating, runner, settled
 from ._elementwise import make_plan
 from ._errors import bad_probability, different_shapes, not_broadcast
@@ -67,23 +68,37 @@ def evaluate(
     result: DeviceArray | None = None,
 ) -> Any:  # fmt: skip
     """Run a kernel on views of three axes: the sum of all losses, or each loss (or their sums along an axis)."""
-    one = run.one(run.computing(x))._replace(memory=x.memory)
-    constants = [others.get(key, one).broadcast(x.shape) for key in ("weight", "pos_weight", "scale")]
-    loss = losses
-    if losses is not None and axis is not None:
-        loss = with_axis(losses, axis, x.shape)
-    arrays = [x, y, *constants, loss, grad]
     if x.size == 0:
         if losses is not None:
             return None
         return run.sums("values", 0, x.memory.empty((0,), "float64"), None, None, None, None, result, divisor=divisor)
-    plan = make_plan(x.shape, tuple(array.strides for array in arrays if array is not None), axis)
+    one = run.one(run.computing(x))
+    loss = losses if losses is None or axis is None else with_axis(losses, axis, x.shape)
+    arrays = [x, y, *(others.get(key, one) for key in ("weight", "pos_weight", "scale")), loss, grad]
+    views = views_of(x.shape, tuple(array and array[1:3] for array in arrays), axis)
+    if views is None:
+        arrays[:5] = [
+            run.copied(array.broadcast(x.shape)._replace(memory=x.memory), array.dtype) for array in arrays[:5]
+        ]
+        views = views_of(x.shape, tuple(array and array[1:3] for array in arrays), axis)
+    assert views is not None  # as contiguous arrays always have some
+    return run.elements(name, arrays, *views, factor, divisor, result)
+
+
+@lru_cache(maxsize=256)
+def views_of(
+    shape: Shape, forms: tuple[tuple[Shape, Shape] | None, ...], axis: int | None
+) -> tuple[Shape, tuple[Shape | None, ...]] | None:
+    """Three axes for arrays of these shapes and strides, which broadcast to one: their lengths, and strides for them.
+
+    None if there are none.
+    """
+    arrays = [None if form is None else DeviceArray(0, *form, "float32", NOWHERE).broadcast(shape) for form in forms]
+    plan = make_plan(shape, tuple(array.strides for array in arrays if array is not None), axis)
     if plan is None:
-        arrays[:5] = [run.copied(array, array.dtype) for array in arrays[:5]]
-        plan = make_plan(x.shape, tuple(array.strides for array in arrays if array is not None), axis)
-    assert plan is not None  # as contiguous arrays always have one
+        return None
     views = [None if array is None else array.transpose(plan.order).reshape(plan.view) for array in arrays]
-    return run.elements(name, *views[:5], factor, views[5], views[6], divisor, result)
+    return plan.view, tuple(None if view is None else view.strides for view in views)
 
 
 def elementwise_loss(

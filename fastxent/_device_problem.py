@@ -58,7 +58,7 @@ def _run_module() -> Any:
 def as_device(run: Any, name: str, value: Any, memory: Memory) -> DeviceArray:
     """An array of any numbers, from the host if it is there."""
     if on_device(value):
-        return view(name, value)
+        return view(name, value, memory)
     array = as_array(name, value)
     if array.dtype.kind in "iub":
         return run.to_device(array, array.dtype.name, memory)  # type: ignore[no-any-return]
@@ -120,18 +120,11 @@ class Output:
     ):  # fmt: skip
         x = replaces[0]
         self.run = run
-        self.array = x.memory.empty(x.shape, x.dtype) if out is None else checked_output(out, x.shape, x.dtype)
+        self.array = x.memory.empty(x.shape, x.dtype) if out is None else checked_output(out, x)
         self.source, self.target = self.array, view_of(self.array)
-        if self.target is None or (out is not None and self.is_read_elsewhere(replaces, inputs)):
+        if self.target is None or (out is not None and is_read_elsewhere(self.array, replaces, inputs)):
             self.source = x.memory.empty(x.shape, x.dtype)
             self.target = view_of(self.source)
-
-    def is_read_elsewhere(self, replaces: tuple[DeviceArray, ...], inputs: tuple[Any, ...]) -> bool:
-        """Whether it overlaps an input, other than by being one that it may replace."""
-        place = self.array[:4]
-        return any(overlap(self.array, a) for a in inputs) or any(
-            a[:4] != place and overlap(self.array, a) for a in replaces
-        )
 
     def finish(self) -> Any:
         """What the caller gets."""
@@ -140,17 +133,22 @@ class Output:
         return settled(self.run, self.array)
 
 
-def checked_output(out: Any, shape: Shape, dtype: str) -> DeviceArray:
+def is_read_elsewhere(array: DeviceArray, replaces: tuple[DeviceArray, ...], inputs: tuple[DeviceArray, ...]) -> bool:
+    """Whether it overlaps an input, other than by being one that it may replace."""
+    return any(overlap(array, a) for a in inputs) or any(overlap(array, a) and array[:4] != a[:4] for a in replaces)
+
+
+def checked_output(out: Any, like: DeviceArray) -> DeviceArray:
     """Refuse an `out` that cannot take a result of this type and shape."""
     if not on_device(out):
         raise TypeError(f"out is of type {type(out).__name__}, expected an array on the GPU, as the others are")
-    array = view("out", out)
+    array = view("out", out, like.memory)
     if array.owner is not out:
         array = array._replace(owner=out)
-    if array.shape != shape:
-        raise ValueError(f"out has shape {array.shape}, expected {shape}")
-    if array.dtype != dtype:
-        raise TypeError(f"out has dtype {array.dtype}, expected {dtype}")
+    if array.shape != like.shape:
+        raise ValueError(f"out has shape {array.shape}, expected {like.shape}")
+    if array.dtype != like.dtype:
+        raise TypeError(f"out has dtype {array.dtype}, expected {like.dtype}")
     if 0 in array.strides and any(n > 1 and step == 0 for n, step in zip(array.shape, array.strides, strict=True)):
         raise ValueError(f"out has strides {array.strides}, so that its elements may share memory")
     return array
@@ -206,7 +204,7 @@ def classification_loss(
             run.multiply(losses, each, losses)
         return settled(run, losses), output and output.finish()
     result = memory.empty((), kind)
-    run.sums("values", layout.samples, losses, None, None, each, counted and counted.room, result)
+    run.sums("values", layout.samples, losses, None, None, each, counted, result)
     return settled(run, result), output and output.finish()
 
 
@@ -319,7 +317,7 @@ def logsumexp(x: Any, axes_of: Any, axis: Any, keepdims: bool, out: Any) -> Any:
     shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape) if keepdims or i not in axes)
     layout, x = merged(run, x, axes)
     result = x.memory.empty(shape, run.computing(x))
-    output = None if out is None else checked_output(out, shape, result.dtype)
+    output = None if out is None else checked_output(out, result)
     run.rows("logsumexp", split(run, layout, x), losses=result.reshape((layout.samples,)))
     if output is None:
         return settled(run, result)
@@ -345,7 +343,7 @@ def logsumexp_vjp(grad_output: Any, x: Any, axes_of: Any, axis: Any, out: Any) -
         output = Output(run, out, lambda array: array.reshape(layout.view), (x,), (scale,))
         run.rows("softmax", split(run, layout, together), output.target, scale=scale)
         return output.finish()
-    result = x.memory.empty(x.shape, x.dtype) if out is None else checked_output(out, x.shape, x.dtype)
+    result = x.memory.empty(x.shape, x.dtype) if out is None else checked_output(out, x)
     moved = result.transpose((*(i for i in range(len(x.shape)) if i not in axes), *axes))
     grad = x.memory.empty(layout.shape, x.dtype)
     run.rows("softmax", split(run, layout, together), split(run, layout, grad), scale=scale)

@@ -65,8 +65,9 @@ class Kernels:
     def elements(self, name, dtype, gradient):
         self.label = f"{name} - {dtype} 65536 {'out' if gradient else 'no out'}"
         x, constant = array((1, 1, 65536), dtype), array((1,), "float64" if dtype == "float64" else "float32")
-        constant = constant.broadcast(x.shape)
-        _cuda_run.elements(name, x, x, constant, constant, constant, 1.0, None, x if gradient else None)
+        arrays = x, x, constant, constant, constant, None, x if gradient else None
+        strides = x.strides, x.strides, *[(0, 0, 0)] * 3, None, x.strides if gradient else None
+        _cuda_run.elements(name, arrays, x.shape, strides, 1.0)
 
     def sums(self):
         self.label = "sums"
