@@ -32,14 +32,6 @@ class Array:
     __cuda_array_interface__ = property(lambda self: self.interface)
 
 
-class Version:
-    """A compiled kernel, as far as a launch looks at it."""
-
-    def __init__(self):
-        library = type("Library", (), {"get_cufunc": lambda self: self, "kernel": None})()
-        self.overloads = {(): type("Kernel", (), {"_codelibrary": library})()}
-
-
 def stub(numbers):
     """Replace what needs a driver; `numbers` is what is read back by the check of labels."""
     from cuda.core.cu13._kernel_arg_handler import ParamHolder
@@ -48,12 +40,13 @@ def stub(numbers):
     from fastxent._device import DeviceArray
 
     _backends.load = lambda backend: None
-    _cuda_launch.compile_kernel = lambda *_: Version()
-    _cuda_launch.allocate = lambda shape, dtype: (None, 1 << 40)
+    _cuda_launch.compile_kernel = _cuda_launch.function_of = lambda *_: "a function"
+    _cuda_driver.current_device = lambda: 0
+    _cuda_launch.allocate = lambda shape, dtype, device: (None, 1 << 40)
     _cuda_driver.launch = lambda stream, geometry, function, *numbers: ParamHolder(numbers)
-    _cuda_run.has_clusters = lambda: True
+    _cuda_run.has_clusters = lambda device: True
     _cuda_run.Sums.read = lambda sums: numbers
-    _cuda_run.constant = cache(lambda value, dtype: DeviceArray(16, (1,), (1,), dtype, None))
+    _cuda_run.constant = cache(lambda value, dtype, device: DeviceArray(16, (1,), (1,), dtype, None))
 
 
 def main():

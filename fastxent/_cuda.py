@@ -8,7 +8,7 @@ import numpy as np
 
 from . import _cuda_run as run
 from ._backends import Array
-from ._cuda_launch import download, upload
+from ._cuda_launch import download, memory_here, upload
 from ._cuda_launch import what_is_missing as what_is_missing
 
 # What kernels of any backend take numbers for -> what they are.
@@ -23,7 +23,8 @@ def _there_and_back(*written: str) -> Callable[[Callable[..., Any]], Callable[..
 
         @wraps(function)
         def wrapper(*arguments: Any) -> Any:
-            copies = [upload(a, STORAGE[a.dtype.name]) if isinstance(a, np.ndarray) else a for a in arguments]
+            memory = memory_here()
+            copies = [upload(a, STORAGE[a.dtype.name], memory) if isinstance(a, np.ndarray) else a for a in arguments]
             result = function(*copies)
             for name, array, copy in zip(names, arguments, copies, strict=False):
                 if name in written and array is not None:

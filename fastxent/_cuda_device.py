@@ -20,4 +20,5 @@ exp_float32, exp_float64, exp_short, exp_any = face.exp_float32, face.exp_float6
 divide, larger, log, log1p = face.divide, face.larger, face.log, face.log1p
 count_of, largest, sync_warp, total_of = face.count_of, face.largest, face.sync_warp, face.total_of
 barrier_of_cluster, cluster_of, from_block = face.barrier_of_cluster, face.cluster_of, face.from_block
-address_of, start, wait = driver.address_of, driver.start, driver.wait
+address_of, function_of, here, on = driver.address_of, driver.function_of, driver.here, driver.on
+start, synchronize = driver.start, driver.synchronize

@@ -1,11 +1,11 @@
 """The device itself: memory of our own, copies, and kernels, which are compiled when first launched."""
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 
-from ._cuda_device import address_of, cuda, start
+from ._cuda_device import address_of, cuda, function_of, here, on, start, synchronize
 from ._cuda_package import SIMULATED, types
 from ._device import DeviceArray, Memory, contiguous_strides
 
@@ -18,7 +18,7 @@ STORED = {
     )}, "bool": (np.uint8, types.uint8),
 }  # fmt: skip
 
-_compiled: dict[Any, Any] = {}
+_functions: dict[Any, Any] = {}
 
 
 def launch(kernel, blocks, bounds, memory, *arguments):
@@ -26,21 +26,18 @@ def launch(kernel, blocks, bounds, memory, *arguments):
 
     bounds: threads of a block, and how many blocks a multiprocessor has to have registers for.
     """
-    version = _compiled.get(kernel)
-    if version is None:
-        version = _compiled[kernel] = compile_kernel(kernel, bounds, arguments)
-    if memory.device:
-        with cuda.gpus[memory.device]:
-            start(version, blocks, bounds[0], memory.stream, arguments)
-    else:
-        start(version, blocks, bounds[0], memory.stream, arguments)
+    with on(memory.device):
+        function = _functions.get((kernel, memory.device))
+        if function is None:
+            version = compile_kernel(kernel, bounds, tuple(map(type_of, arguments)), memory.device)
+            function = _functions[kernel, memory.device] = function_of(version)
+        start(function, blocks, bounds[0], memory.stream, arguments)
 
 
-def compile_kernel(kernel, bounds, arguments):
-    """For these types of arguments, which are the same in all launches of a kernel."""
-    if SIMULATED:
-        return cuda.jit(kernel)
-    return cuda.jit(tuple(map(type_of, arguments)), launch_bounds=bounds)(kernel)
+@cache
+def compile_kernel(kernel, bounds, types_of_arguments, device):
+    """For this device, the current one, and these types of arguments, which are the same in all launches."""
+    return cuda.jit(kernel) if SIMULATED else cuda.jit(types_of_arguments, launch_bounds=bounds)(kernel)
 
 
 def type_of(value):
@@ -63,30 +60,47 @@ def what_is_missing():
 
 
 @cache
-def has_clusters():
+def has_clusters(device):
     """Whether blocks can share a sample."""
-    return not SIMULATED and cuda.get_current_device().compute_capability >= (9, 0)
+    return not SIMULATED and cuda.gpus[device].compute_capability >= (9, 0)
+
+
+def wait(memory):
+    """Until everything before is done."""
+    with on(memory.device):
+        synchronize(memory.stream)
 
 
 # --- memory ------------------------------------------------------------------------------------------------------
 
 
-def allocate(shape, dtype):
+def memory_here(stream=0):
+    """Numba's allocator on the current device."""
+    return memory_of(here(), stream)
+
+
+@lru_cache(maxsize=64)
+def memory_of(device, stream):
+    """Numba's allocator on this device."""
+    return Memory(lambda shape, dtype: allocate(shape, dtype, device), stream, device)
+
+
+def allocate(shape, dtype, device):
     """An array of Numba's, and its address."""
-    array = cuda.device_array(shape, STORED[dtype][0])
+    with on(device):
+        array = cuda.device_array(shape, STORED[dtype][0])
     return array, address_of(array)
 
 
-OWN = Memory(allocate, 0)
-
-
-def upload(array, dtype):
+def upload(array, dtype, memory):
     """A copy of an array of the host; what is repeated there at stride 0 is repeated here."""
     repeated = [n > 1 and step == 0 for n, step in zip(array.shape, array.strides, strict=True)]
     few = np.asarray(array[tuple(slice(1) if again else slice(None) for again in repeated)], order="C")
-    owner = cuda.to_device(few.reshape(-1))
+    with on(memory.device):
+        owner = cuda.to_device(few.reshape(-1))
+        synchronize(0)  # the stream of the copy, which others do not wait for
     strides = [0 if again else step for again, step in zip(repeated, contiguous_strides(few.shape), strict=True)]
-    return DeviceArray(address_of(owner), array.shape, tuple(strides), dtype, OWN, owner)
+    return DeviceArray(address_of(owner), array.shape, tuple(strides), dtype, memory, owner)
 
 
 def download(source, array):
@@ -99,6 +113,6 @@ def download(source, array):
 
 
 @cache
-def constant(value, dtype):
+def constant(value, dtype, device):
     """A number as an array."""
-    return upload(np.full(1, value, STORED[dtype][0]), dtype)
+    return upload(np.full(1, value, STORED[dtype][0]), dtype, memory_of(device, 0))

@@ -8,10 +8,13 @@ SIMULATED = bool(cuda.config.ENABLE_CUDASIM)
 
 if SIMULATED:
     missing: Any = None
-    LaunchConfig = Stream = intrinsic = launch = libdevice = missing  # which the simulator lacks
+    LaunchConfig = Stream = contexts = intrinsic = launch = libdevice = missing  # which the simulator lacks
 else:
+    from cuda.bindings import driver as contexts
     from cuda.core import LaunchConfig, Stream, launch
     from numba.cuda import libdevice
     from numba.cuda.extending import intrinsic
 
-__all__ = ["SIMULATED", "LaunchConfig", "Stream", "cuda", "intrinsic", "launch", "libdevice", "types"]
+__all__ = [
+    "SIMULATED", "LaunchConfig", "Stream", "contexts", "cuda", "intrinsic", "launch", "libdevice", "types",
+]  # fmt: skip

@@ -8,10 +8,11 @@ import numpy as np
 
 from ._cuda_copy import AXES, copy_kernel, product_kernel
 from ._cuda_copy import THREADS as COPIERS
-from ._cuda_device import WARP, wait
+from ._cuda_device import WARP
 from ._cuda_elementwise import EACH, EVERYTHING, SAMPLES, Term, element_kernel
 from ._cuda_geometry import choose, lines
-from ._cuda_launch import constant, has_clusters, launch, upload
+from ._cuda_launch import constant, has_clusters, launch, wait
+from ._cuda_launch import upload as upload
 from ._cuda_pairs import pair_kernel
 from ._cuda_rows import Task, row_kernel
 from ._cuda_sums import FIRST, INVERSE, PARTS, THREADS, TOTAL, sum_kernel
@@ -35,9 +36,9 @@ def missing(dtype):
 
 
 @cache
-def one(dtype):
+def one(dtype, device):
     """The constant 1."""
-    return constant(1.0, dtype)
+    return constant(1.0, dtype, device)
 
 
 class Arrangement(NamedTuple):
@@ -95,29 +96,29 @@ def rows(
     keep, spread = 1.0 - label_smoothing, label_smoothing / max(1, x.shape[1])
     labels, probs = (target, None) if target is not None and target.dtype == "int64" else (None, target)
     aim = "probs" if probs else "" if not labels else "smoothed" if spread else "label"
-    plan = plan_rows(operation, aim, x.shape, form_of(x), form_of(probs), form_of(out))
+    plan = plan_rows(operation, aim, has_clusters(x.memory.device), x.shape, form_of(x), form_of(probs), form_of(out))
     if plan.blocks == 0:
         return
-    kind = computing(x)
-    weight, scale = weight or one(kind), scale or one(kind)
+    kind, device = computing(x), x.memory.device
+    weight, scale = weight or one(kind, device), scale or one(kind, device)
     launch(
         plan.kernel, plan.blocks, plan.bounds, x.memory,
         x, probs or missing(x.dtype), out or missing(x.dtype), labels or missing("int64"), weight, scale,
-        inverse or one("float64"), losses or missing(kind), plan.shape, *plan.steps,
+        inverse or one("float64", device), losses or missing(kind), plan.shape, *plan.steps,
         (int(weight.shape[0] > 1), int(scale.shape[0] > 1)), ignore_index, (keep, spread, z_loss), factor,
     )  # fmt: skip
 
 
 @lru_cache(maxsize=1024)
-def plan_rows(operation, aim, shape, x, probs, out):
-    """Of an operation of `Kernels`, `aim` as in `Task`, and arrays of these forms."""
+def plan_rows(operation, aim, clusters, shape, x, probs, out):
+    """Of an operation of `Kernels`, `aim` as in `Task`, whether there are clusters, and arrays of these forms."""
     shape, steps, access = arrange(shape, x, probs, out)
     storages = [form[1] for form in (x, probs) if form]
     task = Task(operation, x[1], aim, probs[1] if probs else "", out is not None)
     classes = shape[1]
     if operation == "nll" and task.labelled and out is None:  # one number of each sample
         access, classes = "strided", 1
-    geometry = choose(classes, access, 2 if task.dense else 1, tuple(storages), has_clusters())
+    geometry = choose(classes, access, 2 if task.dense else 1, tuple(storages), clusters)
     return Plan(row_kernel(task, geometry), blocks_of(shape, geometry), geometry.bounds, shape, steps)
 
 
@@ -170,17 +171,18 @@ def sums(
     """
     memory, kind = (values or labels).memory, values.dtype if values else weight.dtype
     values, labels = values or missing(kind), labels or missing("int64")
-    weight, scale = weight or one(kind), scale or one(kind)
+    device = memory.device
+    weight, scale = weight or one(kind, device), scale or one(kind, device)
     blocks = max(1, -(-count // CHUNK))
     left = denominator.left if denominator else memory.empty((PARTS + 2 * blocks if blocks > 1 else PARTS,), "float64")
-    denominator, result = left if denominator else one("float64"), result or left
+    denominator, result = left if denominator else one("float64", device), result or left
     numbers = (int(weight.shape[0] > 1), int(scale.shape[0] > 1)), classes, ignore_index, float(divisor)
     if blocks > 1:
         kernel = sum_kernel(terms, kind, "float64")
-        arguments = values, weight, labels, scale, one("float64"), left, left
+        arguments = values, weight, labels, scale, one("float64", device), left, left
         launch(kernel, blocks, (THREADS,), memory, *arguments, count, CHUNK, *numbers)
         terms, kind, count = "parts", "float64", blocks
-        values, weight, scale = part_of(left, PARTS, 2 * blocks), one(kind), one(kind)
+        values, weight, scale = part_of(left, PARTS, 2 * blocks), one(kind, device), one(kind, device)
     kernel = sum_kernel(terms, kind, result.dtype)
     arguments = values, weight, labels, scale, denominator, left, result
     launch(kernel, 1, (THREADS,), memory, *arguments, count, count, *numbers)
@@ -244,13 +246,6 @@ def divide(shape, strides, across, cuts):
 # --- copies ------------------------------------------------------------------------------------------------------
 
 
-def to_device(array, dtype, memory):
-    """A copy of an array of the host, in what kernels take its type as."""
-    copy_of_it = upload(array, dtype)._replace(memory=memory)
-    wait(0)  # the stream of the copy, which no other stream waits for
-    return copy_of_it
-
-
 def copied(array, dtype):
     """A contiguous copy, in another type of number perhaps."""
     result = array.memory.empty(array.shape, dtype)
@@ -289,7 +284,7 @@ def to_host(array):
     """A contiguous array that its library has just made, as one of NumPy's."""
     owner = array.owner
     if array.memory.waits or hasattr(owner, "copy_to_host"):
-        wait(array.memory.stream)
+        wait(array.memory)
     if hasattr(owner, "copy_to_host"):
         return owner.copy_to_host()
     return owner.cpu().numpy() if hasattr(owner, "cpu") else owner.get() if hasattr(owner, "get") else np.asarray(owner)

@@ -8,6 +8,7 @@ import math
 import sys
 import threading
 import warnings
+from contextlib import nullcontext
 from threading import Lock
 from types import SimpleNamespace
 
@@ -181,6 +182,18 @@ def address_of(array):
 _one_launch = Lock()  # as the simulator runs one kernel at a time
 
 
+def here():
+    return 0
+
+
+def on(device):
+    return nullcontext()
+
+
+def function_of(version):
+    return version
+
+
 def start(version, blocks, threads, stream, arguments):
     arguments = [Pointer(a.pointer, a.dtype, *a.extent()) if isinstance(a, DeviceArray) else a for a in arguments]
     with _one_launch, warnings.catch_warnings():
@@ -188,5 +201,5 @@ def start(version, blocks, threads, stream, arguments):
         version[blocks, threads](*arguments)
 
 
-def wait(stream):
+def synchronize(stream):
     pass

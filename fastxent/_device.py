@@ -132,9 +132,10 @@ def _extent(shape: Shape, strides: Shape) -> tuple[int, int]:
 def overlap(a: DeviceArray, b: DeviceArray) -> bool:
     """Whether the stretches of memory from first to last element meet."""
     (low, high), (other_low, other_high) = a.extent(), b.extent()
+    place, size, other_place, other_size = a.pointer, a.itemsize, b.pointer, b.itemsize
     return (
-        a.pointer + low * a.itemsize < b.pointer + other_high * b.itemsize
-        and b.pointer + other_low * b.itemsize < a.pointer + high * a.itemsize
+        place + low * size < other_place + other_high * other_size
+        and other_place + other_low * other_size < place + high * size
     )
 
 
@@ -275,18 +276,9 @@ def jax_memory(array: Any, _: Any) -> Memory:
 
 
 def numba_memory(_: Any, interface: Any) -> Memory:
-    """Numba's allocator, and the stream that the interface names."""
+    """Numba's allocator on the current device, as in Numba's own launches, and the stream that the interface names."""
     stream = None if interface is None else interface.get("stream")
-    return _numba_on(0 if stream in (None, 1) else stream)
-
-
-@lru_cache(maxsize=64)
-def _numba_on(stream: int) -> Memory:
-    return Memory(_numba_allocate, stream)
-
-
-def _numba_allocate(shape: Shape, dtype: str) -> tuple[Any, int]:
-    return _launch_module().allocate(shape, dtype)  # type: ignore[no-any-return]
+    return _launch_module().memory_here(0 if stream in (None, 1) else stream)  # type: ignore[no-any-return]
 
 
 @cache

@@ -72,7 +72,7 @@ def evaluate(
         if losses is not None:
             return None
         return run.sums("values", 0, x.memory.empty((0,), "float64"), None, None, None, None, result, divisor=divisor)
-    one = run.one(run.computing(x))
+    one = run.one(run.computing(x), x.memory.device)
     loss = losses if losses is None or axis is None else with_axis(losses, axis, x.shape)
     arrays = [x, y, *(others.get(key, one) for key in ("weight", "pos_weight", "scale")), loss, grad]
     views = views_of(x.shape, tuple(array and array[1:3] for array in arrays), axis)
@@ -135,7 +135,7 @@ def zeros(run: Any, x: DeviceArray, shape: Shape) -> DeviceArray:
     """Room for losses, which kernels fill if there is anything to sum."""
     losses = x.memory.empty(shape, run.computing(x))
     if x.size == 0:
-        run.copy(run.constant(0.0, losses.dtype).broadcast(shape)._replace(memory=x.memory), losses)
+        run.copy(run.constant(0.0, losses.dtype, x.memory.device).broadcast(shape)._replace(memory=x.memory), losses)
     return losses
 
 

@@ -61,9 +61,9 @@ def as_device(run: Any, name: str, value: Any, memory: Memory) -> DeviceArray:
         return view(name, value, memory)
     array = as_array(name, value)
     if array.dtype.kind in "iub":
-        return run.to_device(array, array.dtype.name, memory)  # type: ignore[no-any-return]
+        return run.upload(array, array.dtype.name, memory)  # type: ignore[no-any-return]
     array = as_floats(name, array)
-    return run.to_device(as_stored(array), array.dtype.name, memory)  # type: ignore[no-any-return]
+    return run.upload(as_stored(array), array.dtype.name, memory)  # type: ignore[no-any-return]
 
 
 def floating(run: Any, name: str, array: DeviceArray) -> DeviceArray:
@@ -157,7 +157,7 @@ def checked_output(out: Any, like: DeviceArray) -> DeviceArray:
 def settled(run: Any, array: DeviceArray) -> Any:
     """The caller's own kind of array, once it is safe to hand it over."""
     if array.memory.waits:
-        run.wait(array.memory.stream)
+        run.wait(array.memory)
     return array.owner
 
 
@@ -230,7 +230,7 @@ def check(
     run: Any, y: DeviceArray, weights: Any, each: Any, layout: Layout, ignore_index: int, reduction: str, kind: str
 ) -> Any:
     """Refuse a label out of range, unless nobody wants to wait for that; the sum whose total divides the mean."""
-    mean, checks, ones = reduction == "mean", _config.current().check_targets, run.one(kind)
+    mean, checks, ones = reduction == "mean", _config.current().check_targets, run.one(kind, y.memory.device)
     if len(y.shape) > 1:
         if ignore_index >= 0:
             raise ignored_probs(ignore_index)

@@ -39,8 +39,8 @@ class Kernels:
     def __init__(self, clusters):
         self.found, self.label = {}, ""
         _cuda_run.launch = self.launch
-        _cuda_run.constant = lambda value, dtype: array((1,), dtype)
-        _cuda_run.has_clusters = lambda: clusters
+        _cuda_run.constant = lambda value, dtype, device: array((1,), dtype)
+        _cuda_run.has_clusters = lambda device: clusters
 
     def launch(self, kernel, blocks, bounds, memory, *arguments):
         if kernel not in {known for known, *_ in self.found.values()}:
