@@ -33,21 +33,22 @@ def choose(classes, access, arrays, storages, clusters):
     needed = classes + (width if access == "peeled" else 0)
     for threads, vectors, blocks in sizes(max(1, held // width), clusters, arrays == 1):
         if width * threads * vectors * blocks >= needed:
-            resident = resident_blocks(threads, width * vectors * words, blocks, words)
+            resident = resident_blocks(threads, width * vectors * words, "float64" in storages, arrays)
             return Geometry(threads, groups(threads), vectors, width, access, False, blocks, resident)
-    return Geometry(WIDEST, 1, max(1, held // width), width, access, True, 1, resident_blocks(WIDEST, HELD, 1, words))
+    return Geometry(WIDEST, 1, max(1, held // width), width, access, True)
 
 
-def resident_blocks(threads, held, blocks, words):
+def resident_blocks(threads, held, doubles, arrays):
     """Blocks on a multiprocessor for which registers are set aside, 0 if that is left to the compiler.
 
-    It would choose too few for small blocks, and spill, and more than 64 for large ones, so that only one would run.
+    It would choose too few registers for small blocks, and spill, and more than 64 for large ones, so that only one
+    would run. `held` registers have numbers of the sample in them.
     """
-    if held > HELD and threads > WARP:
-        return 1
     if threads > WARP:
-        return 0 if blocks > 1 else max(1, THREADS // threads // words)
-    return 8 if held <= HELD // 2 else 4 if held < HELD else 3
+        return 0 if held > HELD else max(1, THREADS // threads // (2 if doubles else 1))
+    if held <= HELD // 2 and not (doubles and arrays > 1):
+        return 8
+    return 4 if held < HELD else 3
 
 
 def sizes(most, clusters, deep):

@@ -306,7 +306,7 @@ def row_kernel(task, geometry):
             hot = keep * weight[max(k, 0) * steps[0]]
             x_k = get(x, start + max(k, 0) * x_strides[1])  # before it may be overwritten
         for tile in range(tiles):
-            first = tile * CAPACITY + lane * WIDTH - skew
+            first = np.int32(tile * CAPACITY + lane * WIDTH - skew)
             fetch(x, y, *dense, first, skew, length, start, y_start, x_strides[1], y_strides[1], values, q)
             row = join(row, scan(values, q)) if LONG else scan(values, q)
         own = row[0]
@@ -331,7 +331,7 @@ def row_kernel(task, geometry):
         share = divide(scale_s * (mass + hot + z if LOSS else ONE), ONE + rest)
         lift = ONE if LONG or own == top else exp(own - top)
         for tile in range(tiles):
-            first = tile * CAPACITY + lane * WIDTH - skew
+            first = np.int32(tile * CAPACITY + lane * WIDTH - skew)
             if LONG:
                 fetch(x, y, *dense, first, skew, length, start, y_start, x_strides[1], y_strides[1], values, q)
                 for i in range(COUNT):

@@ -62,6 +62,7 @@ class Pointer:
         self.address, self.storage, self.low, self.high = address, storage, low, high
 
     def place(self, index):
+        index = int(index)  # of 32 bits in kernels
         if not self.low <= index < self.high:
             raise IndexError(f"element {index} of memory that has {self.low} to {self.high}")
         return index - self.low
@@ -97,7 +98,7 @@ def put(pointer, index, number):
 def _whole(pointer, index):
     """How many numbers a vector has; it has to be aligned."""
     itemsize = pointer.numbers.itemsize
-    if (pointer.address + index * itemsize) % 16:
+    if (pointer.address + int(index) * itemsize) % 16:
         raise ValueError(f"a vector at element {index}, which is not aligned")
     return 16 // itemsize
 
@@ -113,7 +114,7 @@ def store(pointer, index, values, slot):
 
 
 def misaligned(pointer, index, width):
-    return (pointer.address // pointer.numbers.itemsize + index) % width
+    return (pointer.address // pointer.numbers.itemsize + int(index)) % width
 
 
 # --- maths -------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ class Geometry(NamedTuple):
     access: str  # "aligned": vectors are whole; "peeled": those at the ends of a sample may not be; "strided": none is
     long: bool = False  # samples are longer than what their threads hold, and are read twice
     blocks: int = 1  # of a cluster, that share a sample
-    resident: int = 1  # blocks that a multiprocessor has to have registers for; 0 for as many as the compiler likes
+    resident: int = 0  # blocks that a multiprocessor has to have registers for; 0 for as many as the compiler likes
 
     @property
     def count(self) -> int:
@@ -62,7 +62,8 @@ def reader(geometry, storage):
 
     @device
     def read(pointer, start, step, first, classes, fits, filler, values):
-        begin, room = start + (first * step if STRIDED else first), np.int32(classes - first)
+        pitch = step if STRIDED else 1  # a constant, so that addresses are one start and constants
+        begin, before, room = start + first * pitch, np.int32(-first), np.int32(classes - first)
         for v in range(VECTORS):
             if not STRIDED and fits and (v > 0 or ALIGNED or first >= 0) and v * APART + WIDTH <= room:
                 for k in range(0, WIDTH, WHOLE):
@@ -73,7 +74,7 @@ def reader(geometry, storage):
             else:
                 for k in range(WIDTH):
                     i = v * APART + k
-                    values[v * WIDTH + k] = get(pointer, begin + i * step) if -first <= i < room else filler
+                    values[v * WIDTH + k] = get(pointer, begin + i * pitch) if before <= i < room else filler
 
     return read
 
@@ -86,7 +87,8 @@ def writer(geometry, storage):
 
     @device
     def write(pointer, start, step, first, classes, fits, values):
-        begin, room = start + (first * step if STRIDED else first), np.int32(classes - first)
+        pitch = step if STRIDED else 1  # a constant, so that addresses are one start and constants
+        begin, before, room = start + first * pitch, np.int32(-first), np.int32(classes - first)
         for v in range(VECTORS):
             if not STRIDED and fits and (v > 0 or ALIGNED or first >= 0) and v * APART + WIDTH <= room:
                 for k in range(0, WIDTH, WHOLE):
@@ -94,8 +96,8 @@ def writer(geometry, storage):
             elif not ALIGNED:
                 for k in range(WIDTH):
                     i = v * APART + k
-                    if -first <= i < room:
-                        put(pointer, begin + i * step, values[v * WIDTH + k])
+                    if before <= i < room:
+                        put(pointer, begin + i * pitch, values[v * WIDTH + k])
 
     return write
 
