@@ -42,13 +42,13 @@ def copy_kernel(source_type, target_type):
 
 
 @cache
-def product_kernel(kind):
+def product_kernel(storage, factor_storage, product_storage):
     """product_i = array_i factor_i, and 0 for an array_i of 0, whatever the factor."""
-    ZERO = number_type(kind)(0)
+    KIND, ZERO, NOTHING = number_type(product_storage), number_type(storage)(0), number_type(product_storage)(0)
 
     def kernel(array, factors, product, count, step):
         i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
         if i < count:
-            product[i] = array[i] * factors[i * step] if array[i] != ZERO else ZERO
+            product[i] = KIND(array[i] * factors[i * step]) if array[i] != ZERO else NOTHING
 
     return kernel

@@ -7,7 +7,7 @@ import numpy as np
 
 from ._cuda_device import address_of, cuda, function_of, here, on, start, synchronize
 from ._cuda_package import SIMULATED, types
-from ._device import DeviceArray, Memory, contiguous_strides
+from ._device import DeviceArray, Memory, contiguous_strides, numpy_type
 
 # Storage type -> what NumPy takes it for, and what a pointer to it has in kernels.
 STORED = {
@@ -88,7 +88,7 @@ def memory_of(device, stream):
 def allocate(shape, dtype, device):
     """An array of Numba's, and its address."""
     with on(device):
-        array = cuda.device_array(shape, STORED[dtype][0])
+        array = cuda.device_array(shape, numpy_type(dtype))
     return array, address_of(array)
 
 

@@ -270,7 +270,7 @@ def multiply(array, factors, product):
     """product = array * factors, which may be one number; a loss of 0 stays 0, whatever its weight."""
     count = array.size
     if count:
-        kernel = product_kernel(product.dtype)
+        kernel = product_kernel(array.dtype, factors.dtype, product.dtype)
         step = int(factors.size > 1)
         launch(kernel, -(-count // COPIERS), (COPIERS,), array.memory, array, factors, product, count, step)
 

@@ -255,7 +255,7 @@ def torch_memory(device: Any) -> Memory:
 
 
 def _cupy_allocate(shape: Shape, dtype: str) -> tuple[Any, int]:
-    array = sys.modules["cupy"].empty(shape, _numpy_type(dtype))
+    array = sys.modules["cupy"].empty(shape, numpy_type(dtype))
     return array, array.data.ptr
 
 
@@ -264,15 +264,24 @@ def cupy_memory(array: Any, _: Any) -> Memory:
     return Memory(_cupy_allocate, sys.modules["cupy"].cuda.get_current_stream().ptr, array.device.id)
 
 
-def _jax_allocate(shape: Shape, dtype: str) -> tuple[Any, int]:
-    array = sys.modules["jax"].numpy.empty(shape, _numpy_type(dtype))
-    return array, array.unsafe_buffer_pointer()  # waits for the array, which nobody else has
+@lru_cache(maxsize=64)
+def _jax_on(device: Any) -> Memory:
+    jax, ordinal = sys.modules["jax"], device.local_hardware_id
+
+    def allocate(shape: Shape, dtype: str) -> tuple[Any, int]:
+        wanted = numpy_type(dtype)
+        if jax.dtypes.canonicalize_dtype(wanted) != wanted:  # it has 64 bits only if told so, and our sums need them
+            return _launch_module().allocate(shape, dtype, ordinal)  # type: ignore[no-any-return]
+        array = jax.numpy.empty(shape, wanted, device=device).block_until_ready()  # as it is filled with zeros
+        return array, array.unsafe_buffer_pointer()
+
+    return Memory(allocate, 0, ordinal, waits=True)
 
 
 def jax_memory(array: Any, _: Any) -> Memory:
     """JAX's allocator; it shows nobody its streams, so that the host has to wait for each result."""
     array.block_until_ready()
-    return Memory(_jax_allocate, 0, array.device.id, waits=True)
+    return _jax_on(array.device)
 
 
 def numba_memory(_: Any, interface: Any) -> Memory:
@@ -286,7 +295,8 @@ def _launch_module() -> Any:
     return importlib.import_module(f"{__package__}._cuda_launch")
 
 
-def _numpy_type(dtype: str) -> Any:
+def numpy_type(dtype: str) -> Any:
+    """What NumPy, with ml_dtypes, calls this type."""
     return importlib.import_module("ml_dtypes").bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
 
 

@@ -261,7 +261,8 @@ def gradient_scale(
         return each, as_scalar_grad_output(grad_output, reduction)
     if reduction != "none" and view("grad_output", grad_output).shape != ():
         raise no_scalar(view("grad_output", grad_output).shape, reduction)
-    scale = as_constants(run, "grad_output", grad_output, shape, kind, memory)
+    # In double: what is no float32 alone may be one times a weight.
+    scale = as_constants(run, "grad_output", grad_output, shape, kind if each is None else "float64", memory)
     if each is None:
         return scale, 1.0
     if scale.size < each.size:

@@ -38,7 +38,7 @@ def to_gpu(array):
 
 
 def _allocate(shape, dtype):
-    array = GpuArray(np.full(shape, 77, _device._numpy_type(dtype)))  # as if somebody had used the memory before
+    array = GpuArray(np.full(shape, 77, _device.numpy_type(dtype)))  # as if somebody had used the memory before
     return array, array._array.ctypes.data
 
 

@@ -1,6 +1,9 @@
 """The CUDA backend in Numba's simulator: arrays on a device, and every kind of kernel at sizes that reach it."""
 
 import ctypes
+import sys
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -208,6 +211,12 @@ def test_bad_probabilities():
 # --- results -----------------------------------------------------------------------------------------------------
 
 
+def test_an_incoming_gradient_is_multiplied_by_weights_in_double():
+    x, y = LOSSES["cross_entropy"].make((2, 4), 1, F32)
+    options = {"grad_output": np.array([1e50, 1.0]), "sample_weight": np.array([1e-30, 2.0], F32), "reduction": "none"}
+    check_against_host(fx.cross_entropy_with_grad, [x, y], options)
+
+
 @pytest.mark.parametrize("classes", [5, 64, 300])
 def test_the_gradient_may_replace_the_logits(classes):
     x, y = LOSSES["cross_entropy"].make((3, classes), 1, F32)
@@ -289,6 +298,45 @@ def test_dlpack_is_read():
     assert (view.shape, view.strides, view.dtype) == (a.shape, (6, 2), "float32")
     assert view.pointer == a.ctypes.data
     assert ctypes.c_float.from_address(view.pointer).value == a[0, 0]
+
+
+class JaxDevice(NamedTuple):
+    local_hardware_id: int = 0
+
+
+class JaxArray(GpuArray):
+    """As far as it is asked for what others are not."""
+
+    device = JaxDevice()
+
+    def block_until_ready(self):
+        return self
+
+    def unsafe_buffer_pointer(self):
+        return self._array.ctypes.data
+
+
+def empty_of_jax(shape, dtype, device):
+    assert dtype == to_32_bits(dtype)  # else it would be shorter than asked for
+    return JaxArray(np.full(shape, 77, dtype))
+
+
+def to_32_bits(dtype):
+    return np.dtype({"int64": "int32", "float64": "float32"}.get(dtype.name, dtype))
+
+
+def test_jax_without_64_bits(monkeypatch):
+    jax = SimpleNamespace(
+        dtypes=SimpleNamespace(canonicalize_dtype=to_32_bits), numpy=SimpleNamespace(empty=empty_of_jax)
+    )
+    monkeypatch.setitem(sys.modules, "jax", jax)
+    monkeypatch.setattr(JaxArray, "__module__", "jaxlib._jax")
+    x, y = LOSSES["cross_entropy"].make((5, 4), 1, F32)
+    loss, grad = fx.cross_entropy_with_grad(JaxArray(x), JaxArray(y.astype(np.int32)))
+    assert type(loss) is type(grad) is JaxArray
+    expected = fx.cross_entropy_with_grad(x, y)
+    assert_close(loss.get(), expected[0])
+    assert_close(grad.get(), expected[1])
 
 
 @pytest.mark.parametrize("value", [[1.0], np.zeros(3), 2.0, None, np.float32(1)])
