@@ -163,8 +163,12 @@ def view(name: str, value: Any, memory: Memory | None = None) -> DeviceArray:
     if library == "torch":
         return view_torch(name, value, memory)
     interface = getattr(value, "__cuda_array_interface__", None)
-    memory = MEMORIES.get(library, numba_memory)(value, interface)
-    return view_interface(name, value, interface, memory) if interface else view_dlpack(name, value, memory)
+    own = MEMORIES.get(library, numba_memory)(value, interface)
+    if not interface:
+        return view_dlpack(name, value, own)
+    if memory is not None and own.stream != memory.stream and interface.get("stream") is not None:
+        _launch_module().wait(own)  # as the interface asks of who reads on another stream
+    return view_interface(name, value, interface, own)
 
 
 @lru_cache(maxsize=64)

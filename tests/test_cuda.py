@@ -17,6 +17,7 @@ from fastxent import _backends, _device
 pytest.importorskip("numba.cuda")
 
 run = pytest.importorskip("fastxent._cuda_run")
+_cuda_launch = pytest.importorskip("fastxent._cuda_launch")
 every_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 F32 = np.float32
 
@@ -342,6 +343,25 @@ def test_jax_without_64_bits(monkeypatch):
 @pytest.mark.parametrize("value", [[1.0], np.zeros(3), 2.0, None, np.float32(1)])
 def test_arrays_of_the_host_are_not_on_a_device(value):
     assert not _device.on_device(value)
+
+
+class Streamed(GpuArray):
+    """Of no library that is known, still being written on a stream of its own."""
+
+    @property
+    def __cuda_array_interface__(self):
+        return super().__cuda_array_interface__ | {"stream": 5}
+
+
+def test_other_streams_are_waited_for(monkeypatch):
+    waited = []
+    monkeypatch.setattr(_cuda_launch, "wait", lambda memory: waited.append(memory.stream))
+    x, y = LOSSES["cross_entropy"].make((5, 4), 1, F32)
+    fx.cross_entropy(to_gpu(x), Streamed(y))
+    assert waited == [5]
+    with fx.config_context(check_targets=False):
+        fx.cross_entropy(Streamed(x), Streamed(y))
+    assert waited == [5]
 
 
 def test_views_of_views():
