@@ -33,20 +33,22 @@ def choose(classes, access, arrays, storages, clusters):
     needed = classes + (width if access == "peeled" else 0)
     for threads, vectors, blocks in sizes(max(1, held // width), clusters, arrays == 1):
         if width * threads * vectors * blocks >= needed:
-            resident = resident_blocks(threads, width * vectors * words, "float64" in storages, arrays)
-            return Geometry(threads, groups(threads), vectors, width, access, False, blocks, resident)
+            crowded = blocks > 1 and access == "peeled" and storages == ("float32",)
+            fit = resident_blocks(threads, width * vectors * words, words, crowded)
+            return Geometry(threads, groups(threads), vectors, width, access, False, blocks, fit)
     return Geometry(WIDEST, 1, max(1, held // width), width, access, True)
 
 
-def resident_blocks(threads, held, doubles, arrays):
+def resident_blocks(threads, held, words, crowded):
     """Blocks on a multiprocessor for which registers are set aside, 0 if that is left to the compiler.
 
-    It would choose too few registers for small blocks, and spill, and more than 64 for large ones, so that only one
-    would run. `held` registers have numbers of the sample in them.
+    For warps it would choose too few registers, and spill. For blocks it chooses 64 or fewer, so that two of the
+    largest fit, and would spill if told so; but for clusters that share float32 samples, not aligned, it chooses more:
+    those are `crowded`. held: registers with numbers in them; words: such registers for each class.
     """
     if threads > WARP:
-        return 0 if held > HELD else max(1, THREADS // threads // (2 if doubles else 1))
-    if held <= HELD // 2 and not (doubles and arrays > 1):
+        return THREADS // threads if crowded and held <= HELD else 0
+    if held <= HELD // 2 and words < 4:
         return 8
     return 4 if held < HELD else 3
 
