@@ -36,7 +36,8 @@ def choose(classes, access, arrays, storages, clusters):
             crowded = blocks > 1 and access == "peeled" and storages == ("float32",)
             fit = resident_blocks(threads, width * vectors * words, words, crowded)
             return Geometry(threads, groups(threads), vectors, width, access, False, blocks, fit)
-    return Geometry(WIDEST, 1, max(1, held // width), width, access, True)
+    alone = int("float64" in storages)  # for doubles the compiler would choose too few registers here, too
+    return Geometry(WIDEST, 1, max(1, held // width), width, access, True, 1, alone)
 
 
 def resident_blocks(threads, held, words, crowded):
