@@ -1,0 +1,116 @@
+"""How arrays on a device are seen and allocated, whichever library they are of; kernels run in Numba's simulator."""
+
+import ctypes
+import sys
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from cases import LOSSES, assert_close
+from gpu_arrays import GpuArray, to_gpu
+
+import fastxent as fx
+from fastxent import _device
+
+pytest.importorskip("numba.cuda")
+
+_cuda_launch = pytest.importorskip("fastxent._cuda_launch")
+F32 = np.float32
+
+
+class OnlyDlpack:
+    """An array that shows nothing but DLPack; NumPy's are on the host, which nobody notices here."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack_device__(self):
+        return _device.CUDA, 0
+
+    def __dlpack__(self, stream):
+        assert stream == 1
+        return self.array.__dlpack__()
+
+
+def test_dlpack_is_read():
+    a = np.arange(24, dtype=np.float32).reshape(4, 6)[1:, ::2]
+    view = _device.view("x", OnlyDlpack(a))
+    assert (view.shape, view.strides, view.dtype) == (a.shape, (6, 2), "float32")
+    assert view.pointer == a.ctypes.data
+    assert ctypes.c_float.from_address(view.pointer).value == a[0, 0]
+
+
+class JaxDevice(NamedTuple):
+    local_hardware_id: int = 0
+
+
+class JaxArray(GpuArray):
+    """As far as it is asked for what others are not."""
+
+    device = JaxDevice()
+
+    def block_until_ready(self):
+        return self
+
+    def unsafe_buffer_pointer(self):
+        return self._array.ctypes.data
+
+
+def empty_of_jax(shape, dtype, device):
+    assert dtype == to_32_bits(dtype)  # else it would be shorter than asked for
+    return JaxArray(np.full(shape, 77, dtype))
+
+
+def to_32_bits(dtype):
+    return np.dtype({"int64": "int32", "float64": "float32"}.get(dtype.name, dtype))
+
+
+def test_jax_without_64_bits(monkeypatch):
+    jax = SimpleNamespace(
+        dtypes=SimpleNamespace(canonicalize_dtype=to_32_bits), numpy=SimpleNamespace(empty=empty_of_jax)
+    )
+    monkeypatch.setitem(sys.modules, "jax", jax)
+    monkeypatch.setattr(JaxArray, "__module__", "jaxlib._jax")
+    x, y = LOSSES["cross_entropy"].make((5, 4), 1, F32)
+    loss, grad = fx.cross_entropy_with_grad(JaxArray(x), JaxArray(y.astype(np.int32)))
+    assert type(loss) is type(grad) is JaxArray
+    expected = fx.cross_entropy_with_grad(x, y)
+    assert_close(loss.get(), expected[0])
+    assert_close(grad.get(), expected[1])
+
+
+@pytest.mark.parametrize("value", [[1.0], np.zeros(3), 2.0, None, np.float32(1)])
+def test_arrays_of_the_host_are_not_on_a_device(value):
+    assert not _device.on_device(value)
+
+
+class Streamed(GpuArray):
+    """Of no library that is known, still being written on a stream of its own."""
+
+    @property
+    def __cuda_array_interface__(self):
+        return super().__cuda_array_interface__ | {"stream": 5}
+
+
+def test_other_streams_are_waited_for(monkeypatch):
+    waited = []
+    monkeypatch.setattr(_cuda_launch, "wait", lambda memory: waited.append(memory.stream))
+    x, y = LOSSES["cross_entropy"].make((5, 4), 1, F32)
+    fx.cross_entropy(to_gpu(x), Streamed(y))
+    assert waited == [5]
+    with fx.config_context(check_targets=False):
+        fx.cross_entropy(Streamed(x), Streamed(y))
+    assert waited == [5]
+
+
+def test_views_of_views():
+    a = _device.DeviceArray(0, (2, 3, 4), (12, 4, 1), "float32", None)
+    assert a.reshape((6, 4)).strides == (4, 1)
+    assert a.reshape((2, 1, 12)).strides == (12, 0, 1)
+    assert a.transpose((0, 2, 1)).reshape((2, 12)) is None
+    assert a.transpose((0, 2, 1)).reshape((2, 2, 2, 3)).strides == (12, 2, 1, 4)
+    assert a.broadcast((5, 2, 3, 4)).strides == (0, 12, 4, 1)
+    assert a.broadcast((2, 3, 5)) is None
+    assert a.is_contiguous()
+    assert not a.transpose((1, 0, 2)).is_contiguous()
