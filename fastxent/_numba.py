@@ -1,14 +1,5 @@
-"""Numba kernels: the functions of `_backends.Kernels`, each a launch of a compiled loop over samples.
+"""Numba kernels: the functions of `_backends.Kernels`, each a launch of a compiled loop over samples."""
 
-Threads come from a pool of our own and take tasks from a shared counter. Numba's threading layers would not do: the
-default one ends the process when two threads enter it, another one a forked child, and all make the caller wait for
-threads that a busy machine has not even started.
-"""
-
-import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from math import fsum
 from typing import Any
 
@@ -24,68 +15,15 @@ from . import _numba_sums as sums
 from ._backends import Array
 from ._numba_blocks import BLOCK, KEPT
 from ._numba_split import FINDINGS, number_of_parts
+from ._numba_threads import COUNTER, deal
 from ._numba_trace import LANES
 
 GRAIN = 1 << 15  # elements in one task
-HELP = 1 << 17  # elements worth a further thread: waking one takes as long as some of them
-SLICE = 1 << 24  # elements, that is at most a tenth of a second, between two looks for signals
-MOST_THREADS = 256
 MOST_TASKS = 1024  # of elements, with a sum each: more elements make them longer
 MAPS = ("softmax", "log_softmax", "softmax_vjp", "log_softmax_vjp")  # kernels that fill an array like x, and no other
 FEW_CLASSES = 64  # contiguous classes up to here go to lane kernels
 
-SINGLE, DOUBLE, COUNTER = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64)
-
-_pool = ThreadPoolExecutor(MOST_THREADS, "fastxent")  # starts a thread when there is none to spare
-
-
-def _deal(
-    kernel: Callable[..., None], arguments: tuple[Any, ...], size: int, tasks: int, elements: int, num_threads: int,
-    *spare: Array,
-) -> None:  # fmt: skip
-    """Have all tasks done, which kernel(*arguments, counter, size, *spare) takes from a counter.
-
-    By this thread and by others, which need not even start. This one takes a SLICE of the elements at a time, so that
-    it hears signals in between. `spare` is its memory, which others have of their own; it is there before anything is
-    written.
-    """
-    if elements <= HELP or (num_threads == 1 and elements <= SLICE):
-        kernel(*arguments, np.zeros(1, COUNTER), size, *spare)
-        return
-    counter, working = np.array([0, max(1, tasks * SLICE // elements)]), list[None]()
-
-    def share() -> None:
-        working.append(None)
-        try:
-            kernel(*arguments, counter[:1], size, *map(np.empty_like, spare))
-        except MemoryError:
-            pass  # others will do it all
-        finally:
-            working.pop()
-
-    try:
-        helpers = _hire(share, min(num_threads, MOST_THREADS, -(-elements // HELP)) - 1)
-        while counter[0] < tasks:
-            kernel(*arguments, counter, size, *spare)
-        for helper in helpers:
-            if not helper.cancel():
-                helper.result()
-    except BaseException:  # that of Ctrl-C may come anywhere, before a helper is known too
-        counter[0] = tasks
-        while working:
-            with suppress(KeyboardInterrupt):
-                time.sleep(0.001)
-        raise
-
-
-def _hire(work: Callable[[], None], helpers: int) -> list[Future[None]]:
-    """Have so many other threads do it, or as many as there may be."""
-    hired: list[Future[None]] = []
-    with suppress(RuntimeError):  # the interpreter is shutting down, or the system gives no more threads
-        for _ in range(helpers):
-            hired.append(_pool.submit(work))
-    return hired
-
+SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 
 # --- compilation -------------------------------------------------------------------------------------------------
 
@@ -187,7 +125,7 @@ def _launch(
     """Have all pieces done, so many at a time; each thread has spare memory for a number of exponentials."""
     spare = np.empty(length, _computing(arguments[0]))
     version = _versions.get(key) or _compile(key, (*arguments, _COUNTER, size, spare))
-    _deal(version, arguments, size, -(-pieces // size), arguments[0].size, num_threads, spare)
+    deal(version, arguments, size, -(-pieces // size), arguments[0].size, num_threads, spare)
 
 
 def _computing(x: Array) -> Any:
@@ -270,7 +208,7 @@ def elementwise(
     arguments = x, y, weight, pos_weight, scale, factor, losses, grad, mode, span, totals
     key = elements.KERNELS[name], x.dtype, y.dtype, grad is None
     version = _versions.get(key) or _compile(key, (*arguments, _COUNTER, size))
-    _deal(version, arguments, size, totals.size, x.size, num_threads)
+    deal(version, arguments, size, totals.size, x.size, num_threads)
     return _sum(totals) if loss is None else 0.0
 
 
@@ -294,7 +232,7 @@ def _chunks(
     arguments = values, _not_empty(weight), *others, totals, bads
     key = kernel, values.dtype, weight.dtype
     version = _versions.get(key) or _compile(key, (*arguments, _COUNTER, sums.CHUNK))
-    _deal(version, arguments, sums.CHUNK, count, values.size, num_threads)
+    deal(version, arguments, sums.CHUNK, count, values.size, num_threads)
     return totals, bads
 
 

@@ -97,7 +97,7 @@ def test_a_child_forked_by_a_thread_is_interrupted():
 
 def test_no_thread_works_on_after_an_interrupt():
     """Nothing may be written to the caller's arrays any more."""
-    _numba = pytest.importorskip("fastxent._numba")
+    threads = pytest.importorskip("fastxent._numba_threads")
     started, finished, lock = [], [], threading.Lock()
 
     def work(counter, _size):
@@ -117,7 +117,7 @@ def test_no_thread_works_on_after_an_interrupt():
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.1)
         with pytest.raises(KeyboardInterrupt):
-            _numba._deal(work, (), 1, 1000, 1000 * _numba.SLICE, 3)
+            threads.deal(work, (), 1, 1000, 1000 * threads.SLICE, 3)
         assert len(started) < 1000
         at_work = set(started) - set(finished)
         assert len(at_work) <= 1  # that of this thread
