@@ -23,8 +23,9 @@ PRELOAD = $(shell gcc -print-file-name=libasan.so):$(shell gcc -print-file-name=
 demo: .venv/.demo  ## train on handwritten digits
 	$(BIN)/fastxent demo
 
+# A file's tests in one process: what they compile is compiled once.
 test: .venv/.test  ## the whole test suite, docstring examples included
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist loadfile
 
 test-large: .venv/.test  ## more than 2**31 numbers that are all in memory: 5 GB
 	FASTXENT_LARGE=1 $(BIN)/pytest tests/test_large.py

@@ -37,7 +37,8 @@ def choose(classes, access, arrays, storages, clusters):
             fit = resident_blocks(threads, width * vectors * words, words, crowded)
             return Geometry(threads, groups(threads), vectors, width, access, False, blocks, fit)
     alone = int("float64" in storages)  # for doubles the compiler would choose too few registers here, too
-    return Geometry(WIDEST, 1, max(1, held // width), width, access, True, 1, alone)
+    few = max(1, held // width // min(arrays, 2))
+    return Geometry(WIDEST, 1, few, width, access, True, 1, alone)
 
 
 def resident_blocks(threads, held, words, crowded):
