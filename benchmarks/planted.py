@@ -32,8 +32,8 @@ ROWS, ARGUMENTS = "fastxent/_rows.pxi", "fastxent/_problem.py"
 SCAN = "        row = scan_blocks(job, s, 0, job.blocks, block, dense, kept, tops, turns)\n"
 AGAIN = SCAN.replace("row =", "    row.rest += 0 *").replace("turns)\n", "NULL).rest\n")
 LONGER = f"{SCAN}        if s % 20 < 3:\n{AGAIN}"
-LOSS = "    put_loss(job, s, <real>loss, work)\n"
-WRONG = LOSS.replace("<real>loss", "<real>(loss * (1 + 2.0**-21))")
+LOSS = "        put_loss(job, losses.samples[i], <real>values[i], work)\n"
+WRONG = LOSS.replace("values[i]", "(values[i] * (1 + 2.0**-21))")
 CHECK = "    check_reduction(reduction)\n    x = as_floats(name, logits)\n    if axis is not None:\n"
 COPY = CHECK.replace("as_floats(name, logits)", "as_floats(name, logits).copy()")
 WAIT = "    sorted(range(31))\n"

@@ -145,41 +145,48 @@ cdef inline Behind behind_block(const Job* job, const Turns* turns, Py_ssize_t b
     That is what comes before the first whole cache line, LANES numbers with the label's, and fewer at the end.
     """
     cdef const Softmax* p = &turns.samples[1 - turns.now]
-    cdef Py_ssize_t after, count = min(job.classes - b * BLOCK, BLOCK)
+    cdef Py_ssize_t after, count = min(job.classes - b * BLOCK, BLOCK), size = job.out.itemsize
+    cdef real piece[LANES]
     cdef Behind behind
     behind.e = <const real*>p.kept + b * BLOCK
-    behind.result = sample_at(&job.out, job.inner, turns.before) + b * BLOCK * job.out.itemsize
+    behind.result = sample_at(&job.out, job.inner, turns.before) + b * BLOCK * size
     behind.storage = job.out.storage
     behind.slope = slope(p, b)
-    behind.begin = min(count, <Py_ssize_t>(-<size_t>behind.result % 64 // job.out.itemsize))
+    behind.begin = min(count, <Py_ssize_t>(-<size_t>behind.result % 64 // size))
     behind.steps = (count - behind.begin) // LANES
     behind.apart = -1
-    store_late(job, &behind, turns, b, 0, behind.begin, _like)
     after = behind.begin + behind.steps * LANES
+    make_piece(&behind, p, b, 0, piece)
+    send(turns.sink, behind.result, <const char*>piece, behind.begin * size)
     if behind.begin <= p.k - b * BLOCK < after:
         behind.apart = (p.k - b * BLOCK - behind.begin) // LANES
-        follow(turns.sink, behind.result + (behind.begin + behind.apart * LANES) * job.out.itemsize)
-        store_late(job, &behind, turns, b, behind.begin + behind.apart * LANES, LANES, _like)
-    follow(turns.sink, behind.result + after * job.out.itemsize)
-    store_late(job, &behind, turns, b, after, count - after, _like)
+        make_piece(&behind, p, b, behind.begin + behind.apart * LANES, piece)
+        stream_bytes(behind.result + (behind.begin + behind.apart * LANES) * size, <const char*>piece, LANES * size)
+    follow(turns.sink, behind.result + after * size)
+    make_piece(&behind, p, b, after, piece)
+    send(turns.sink, behind.result + after * size, <const char*>piece, (count - after) * size)
     return behind
 
 
-cdef inline void store_late(
-    const Job* job, const Behind* behind, const Turns* turns, Py_ssize_t b, Py_ssize_t begin, Py_ssize_t count,
-    const real* _like,
+cdef inline void make_piece(
+    const Behind* behind, const Softmax* p, Py_ssize_t b, Py_ssize_t begin, real* piece
 ) noexcept nogil:
-    """At most LANES numbers of a block, class k's among them if it is there."""
-    cdef const Softmax* p = &turns.samples[1 - turns.now]
+    """LANES numbers as they are stored, class k's among them if it is there."""
     cdef const real* e = <const real*>behind.e + begin
-    cdef Py_ssize_t j, k = p.k - b * BLOCK - begin
+    cdef Py_ssize_t lane, k = p.k - b * BLOCK - begin
     cdef real scale = <real>behind.slope
     cdef real numbers[LANES]
-    for j in range(count):
-        numbers[j] = scale * e[j]
-    if 0 <= k < count:
+    for lane in range(LANES):
+        numbers[lane] = scale * e[lane]
+    if 0 <= k < LANES:
         numbers[k] = <real>gradient_of_k(p, 0)
-    store_any(&job.out, behind.result + begin * job.out.itemsize, 1, count, numbers, turns.sink)
+    if behind.storage == FLOAT16:
+        store(numbers, LANES, <half*>piece, 1)
+    elif behind.storage == BFLOAT16:
+        store(numbers, LANES, <bfloat16*>piece, 1)
+    else:
+        for lane in range(LANES):
+            piece[lane] = numbers[lane]
 
 
 cdef inline void catch_up(const Job* job, Turns* turns, const real* like) noexcept nogil:

@@ -18,6 +18,7 @@ cdef enum:
     TOGETHER = 8  # samples, or tiles of them, in one task at least where those that follow on one another gain, but
     LEAST_TASKS = 64  # there should be so many tasks
     MAX_TASKS = 1024  # more samples make them, or the partial sums, longer
+    PENDING = 16  # rows whose losses are computed together, at most
 
 cdef enum:
     MAX_KEPT = 256  # blocks whose tops are remembered: a million classes
@@ -79,9 +80,21 @@ cdef struct Job:
     double factor  # of every sample's gradient
     int64_t ignore_index
 
+cdef struct Losses:  # of rows that wait for their logarithms, which are taken together
+    Py_ssize_t count
+    Py_ssize_t samples[PENDING]
+    double top[PENDING]
+    double rest[PENDING]
+    double mass[PENDING]
+    double cross[PENDING]
+    double hot[PENDING]
+    double below[PENDING]
+
+
 cdef struct Work:  # what a task has under way
     double total[LANES]  # sum of the weighted losses; rows use the first
     double error[LANES]  # what rounding has taken from it
+    Losses losses
     Sink sink
     Py_ssize_t late_first, late_count  # short rows whose results are still to be stored
 

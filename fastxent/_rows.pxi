@@ -74,13 +74,15 @@ cdef inline Row scan(
     return row
 
 
-cdef inline void logsumexp_sample(const Job* job, Py_ssize_t s, real* block) noexcept nogil:
+cdef inline void logsumexp_sample(const Job* job, Py_ssize_t s, real* block, Work* work) noexcept nogil:
+    """The loss of a target that is 1 where the logit would be 0."""
     cdef double tops[MAX_KEPT]
     cdef Row row = scan(job, s, block, NULL, <real*>NULL, tops, NULL)
-    cdef double result = row.top + log1p_double(row.rest)
     if isinf(row.top):
-        result = infinite_logsumexp(job, s, row.top)
-    (<real*>job.per_sample)[s] = <real>result
+        (<real*>job.per_sample)[s] = <real>infinite_logsumexp(job, s, row.top)
+        return
+    row.mass, row.cross = 1, -row.top
+    expect_loss(job, s, &row, 0, 0, work, block)
 
 
 cdef inline double infinite_logsumexp(const Job* job, Py_ssize_t s, double top) noexcept nogil:
@@ -173,6 +175,34 @@ cdef inline void put_loss(const Job* job, Py_ssize_t s, real loss, Work* work) n
         add(&work.total[0], &work.error[0], weighted(loss, (<const real*>job.scale.data)[s * job.scale.step]))
 
 
+cdef inline void expect_loss(
+    const Job* job, Py_ssize_t s, const Row* row, double hot, double below, Work* work, const real* like
+) noexcept nogil:
+    """mass (lse - top) - cross + z lse^2 + hot (lse - top - below), as soon as there are more whose logarithms to take."""
+    cdef Losses* losses = &work.losses
+    cdef Py_ssize_t i = losses.count
+    losses.samples[i], losses.top[i], losses.rest[i] = s, row.top, row.rest
+    losses.mass[i], losses.cross[i], losses.hot[i], losses.below[i] = row.mass, row.cross, hot, below
+    losses.count = i + 1
+    if losses.count == PENDING:
+        settle_losses(job, work, like)
+
+
+cdef void settle_losses(const Job* job, Work* work, const real* _like) noexcept nogil:
+    cdef Losses* losses = &work.losses
+    cdef double values[PENDING]
+    cdef double log_total, lse
+    cdef Py_ssize_t i
+    for i in range(PENDING if losses.count else 0):  # what lies beyond the count does no harm
+        log_total = log1p_double(losses.rest[i])
+        lse = losses.top[i] + log_total
+        values[i] = losses.mass[i] * log_total - losses.cross[i] + job.z_loss * lse * lse
+        values[i] += losses.hot[i] * (log_total - losses.below[i])
+    for i in range(losses.count):
+        put_loss(job, losses.samples[i], <real>values[i], work)
+    losses.count = 0
+
+
 cdef inline void fill_sample(const Job* job, Py_ssize_t s, real value, real* block, Work* work) noexcept nogil:
     cdef Py_ssize_t b, j
     for j in range(min(job.classes, BLOCK)):
@@ -210,7 +240,7 @@ cdef inline void cross_entropy_sample(
         return
     cdef bint labelled = job.y.storage == NO_ARRAY
     cdef real* kept = <real*>NULL
-    cdef double below = 0, log_total, lse, loss
+    cdef double below = 0
     cdef Softmax own
     cdef Softmax* p = &own if turns == NULL else &turns.samples[turns.now]
     if job.out.storage != NO_ARRAY:
@@ -221,19 +251,15 @@ cdef inline void cross_entropy_sample(
         p.hot = job.keep * (<const real*>job.weight.data)[p.k * job.weight.step]
         below = read_one(&job.x, sample_at(&job.x, job.inner, s), p.k)
     p.row = scan(job, s, block, dense, kept, p.tops, turns)
-    log_total = log1p_double(p.row.rest)
-    lse = p.row.top + log_total
-    loss = p.row.mass * log_total - p.row.cross + job.z_loss * lse * lse
     if labelled:
         below -= p.row.top
-        loss += p.hot * (log_total - below)
     else:
         p.k = p.row.at
-    put_loss(job, s, <real>loss, work)
+    expect_loss(job, s, &p.row, p.hot, below, work, block)
     if job.out.storage != NO_ARRAY:
         p.z = 0
         if job.z_loss != 0:  # else the gradient would wait for the logarithm
-            p.z = 2 * job.z_loss * lse
+            p.z = 2 * job.z_loss * (p.row.top + log1p_double(p.row.rest))
         p.share = p.row.mass + p.hot + p.z
         p.e_k = exp_double(below)
         softmax_gradient(job, s, p, block, work, turns)

@@ -12,20 +12,22 @@ cdef void run_rows(const Job* job, Py_ssize_t begin, Py_ssize_t end, real* scrat
     cdef const Dense* dense = NULL
     cdef Turns two
     cdef Turns* turns = NULL
-    cdef Py_ssize_t s
+    cdef Py_ssize_t s, j
     if is_dense(job):
         numbers = prepare_dense(job, weights, q)
         dense = &numbers
     if job.late and scratch != NULL:
         turns = &two
         turns.now, turns.before, turns.sink = 0, -1, &work.sink
+        for j in range(job.classes, room(job) + LANES):  # what was left there may be subnormal, which is slow
+            scratch[j] = 0
     for s in range(begin, end):
         if job.operation == CROSS_ENTROPY:
             cross_entropy_sample(job, s, block, dense, scratch, work, turns)
         elif job.operation == NLL:
             nll_sample(job, s, block, dense, work)
         elif job.operation == LOGSUMEXP:
-            logsumexp_sample(job, s, block)
+            logsumexp_sample(job, s, block, work)
         elif job.operation == SOFTMAX:
             softmax_sample(job, s, block, scratch, work, turns)
         elif job.operation == LOG_SOFTMAX:
@@ -34,6 +36,7 @@ cdef void run_rows(const Job* job, Py_ssize_t begin, Py_ssize_t end, real* scrat
             softmax_vjp_sample(job, s, block, q, work)
         elif job.operation == LOG_SOFTMAX_VJP:
             log_softmax_vjp_sample(job, s, block, q, work)
+    settle_losses(job, work, block)
     if turns != NULL:
         catch_up(job, turns, block)
 
@@ -130,7 +133,7 @@ cdef double run(Job* job, int num_threads) except? -1 nogil:
     team = <int>min(<Py_ssize_t>num_threads, tasks)
     share.scratch = NULL
     if job.scratch or job.late:
-        share.kept = room(job) * (8 if job.x.storage == FLOAT64 else 4)
+        share.kept = (room(job) + LANES) * (8 if job.x.storage == FLOAT64 else 4)  # `make_piece` reads beyond the row
         memory = malloc(team * share.kept + CACHE_LINE)  # NULL will do too, it is only slower
         if memory != NULL:
             share.scratch = <char*>memory + -<size_t>memory % CACHE_LINE
