@@ -164,11 +164,19 @@ def view(name: str, value: Any, memory: Memory | None = None) -> DeviceArray:
         return view_torch(name, value, memory)
     interface = getattr(value, "__cuda_array_interface__", None)
     own = MEMORIES.get(library, numba_memory)(value, interface)
+    if memory is not None and library in MEMORIES:
+        check_device(name, own, memory)
     if not interface:
-        return view_dlpack(name, value, own)
+        return view_dlpack(name, value, memory or own)
     if memory is not None and own.stream != memory.stream and interface.get("stream") is not None:
         _launch_module().wait(own)  # as the interface asks of who reads on another stream
     return view_interface(name, value, interface, own)
+
+
+def check_device(name: str, own: Memory, memory: Memory) -> None:
+    """Refuse an array on another GPU than the first one's, whose kernels cannot be sure to read it."""
+    if own.device != memory.device:
+        raise ValueError(f"{name} is on GPU {own.device}, expected GPU {memory.device}, where the first array is")
 
 
 @lru_cache(maxsize=64)
@@ -180,7 +188,14 @@ def view_torch(name: str, tensor: Any, memory: Memory | None) -> DeviceArray:
     """PyTorch's own attributes: several times as fast as its interfaces, and bfloat16 is among its types."""
     if tensor.requires_grad:
         raise TypeError(f"{name} requires a gradient, which would be lost: pass {name}.detach()")
-    dtype, memory = _torch_name(tensor.dtype), memory or torch_memory(tensor.device)
+    if memory is None:
+        memory = torch_memory(tensor.device)
+    elif memory.allocate is not _torch_allocator(tensor.device):
+        own = torch_memory(tensor.device)
+        check_device(name, own, memory)
+        if own.stream != memory.stream:
+            _launch_module().wait(own)
+    dtype = _torch_name(tensor.dtype)
     return DeviceArray(tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), dtype, memory, tensor)
 
 

@@ -104,6 +104,52 @@ def test_other_streams_are_waited_for(monkeypatch):
     assert waited == [5]
 
 
+class TorchTensor:
+    """As far as it is asked for what others are not."""
+
+    requires_grad, is_cuda = False, True
+
+    def __init__(self, array, index=0):
+        self.array, self.shape, self.dtype = array, array.shape, f"torch.{array.dtype}"
+        self.device = SimpleNamespace(index=index)
+
+    def __dlpack_device__(self):
+        return _device.CUDA, self.device.index
+
+    def data_ptr(self):
+        return self.array.ctypes.data
+
+    def stride(self):
+        return tuple(step // self.array.itemsize for step in self.array.strides)
+
+
+@pytest.fixture
+def torch_on_stream_5(monkeypatch):
+    torch = SimpleNamespace(cuda=SimpleNamespace(current_stream=lambda device: SimpleNamespace(cuda_stream=5)))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setattr(_device, "_torch_allocator", lambda device: None)
+    monkeypatch.setattr(TorchTensor, "__module__", "torch")
+
+
+def test_torch_beside_arrays_of_another_library_is_waited_for(torch_on_stream_5, monkeypatch):
+    waited = []
+    monkeypatch.setattr(_cuda_launch, "wait", lambda memory: waited.append(memory.stream))
+    x, y = LOSSES["cross_entropy"].make((5, 4), 1, F32)
+    loss = fx.cross_entropy(to_gpu(x), TorchTensor(y))
+    assert waited == [5]
+    assert_close(loss.get(), fx.cross_entropy(x, y))
+
+
+def test_arrays_on_two_gpus_are_refused(torch_on_stream_5, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax", SimpleNamespace())
+    monkeypatch.setattr(JaxArray, "__module__", "jaxlib._jax")
+    monkeypatch.setattr(JaxArray, "device", JaxDevice(1))
+    x, y = LOSSES["cross_entropy"].make((5, 4), 1, F32)
+    for target in (TorchTensor(y, 1), JaxArray(y)):
+        with pytest.raises(ValueError, match="target is on GPU 1, expected GPU 0, where the first array is"):
+            fx.cross_entropy(to_gpu(x), target)
+
+
 def test_views_of_views():
     a = _device.DeviceArray(0, (2, 3, 4), (12, 4, 1), "float32", None)
     assert a.reshape((6, 4)).strides == (4, 1)
