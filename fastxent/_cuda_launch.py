@@ -18,7 +18,7 @@ STORED = {
     )}, "bool": (np.uint8, types.uint8),
 }  # fmt: skip
 
-_functions: dict[Any, Any] = {}
+_compiled: dict[Any, Any] = {}  # (kernel, device) -> the driver's function, and what keeps it loaded
 
 
 def launch(kernel, blocks, bounds, memory, *arguments):
@@ -27,16 +27,15 @@ def launch(kernel, blocks, bounds, memory, *arguments):
     bounds: threads of a block, and how many blocks a multiprocessor has to have registers for.
     """
     with on(memory.device):
-        function = _functions.get((kernel, memory.device))
-        if function is None:
-            version = compile_kernel(kernel, bounds, tuple(map(type_of, arguments)), memory.device)
-            function = _functions[kernel, memory.device] = function_of(version)
-        start(function, blocks, bounds[0], memory.stream, arguments)
+        compiled = _compiled.get((kernel, memory.device))
+        if compiled is None:
+            version = compile_kernel(kernel, bounds, tuple(map(type_of, arguments)))
+            compiled = _compiled[kernel, memory.device] = function_of(version), version
+        start(compiled[0], blocks, bounds[0], memory.stream, arguments)
 
 
-@cache
-def compile_kernel(kernel, bounds, types_of_arguments, device):
-    """For this device, the current one, and these types of arguments, which are the same in all launches."""
+def compile_kernel(kernel, bounds, types_of_arguments):
+    """For the current device, and these types of arguments, which are the same in all launches."""
     return cuda.jit(kernel) if SIMULATED else cuda.jit(types_of_arguments, launch_bounds=bounds)(kernel)
 
 
