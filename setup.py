@@ -27,8 +27,9 @@ KERNELS = {
 
 # What a call goes through before and after its kernel. Compiled as it is, a small call takes a quarter less time.
 HOST = [
-    "_backends", "_config", "_cuda_run", "_device", "_device_elementwise", "_device_problem", "_elementwise", "_numba",
-    "_options", "_problem", "_reduction", "binary", "distributions", "losses", "softmax",
+    "_backends", "_config", "_cuda_driver", "_cuda_launch", "_cuda_run", "_device", "_device_elementwise",
+    "_device_problem", "_elementwise", "_numba", "_options", "_problem", "_reduction", "binary", "distributions",
+    "losses", "softmax",
 ]  # fmt: skip
 
 # Ending of a module's name -> flags of its level. `_backends.py` picks the best one that the processor can run.
