@@ -36,9 +36,9 @@ def choose(classes, access, arrays, storages, clusters):
             crowded = blocks > 1 and access == "peeled" and storages == ("float32",)
             fit = resident_blocks(threads, width * vectors * words, words, crowded)
             return Geometry(threads, groups(threads), vectors, width, access, False, blocks, fit)
-    alone = int("float64" in storages)  # for doubles the compiler would choose too few registers here, too
-    few = max(1, held // width // min(arrays, 2))
-    return Geometry(WIDEST, 1, few, width, access, True, 1, alone)
+    fit = 1 if "float64" in storages else 2 if arrays > 1 else 0  # else the compiler would choose too few registers
+    few = max(1, held // width // arrays)
+    return Geometry(WIDEST, 1, few, width, access, True, 1, fit)
 
 
 def resident_blocks(threads, held, words, crowded):

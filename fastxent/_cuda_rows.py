@@ -245,6 +245,7 @@ def fetcher(task, geometry):
     """fetch(...): the part of a sample that a thread holds, from memory: values of x, and of q."""
     KIND, READS, DENSE = number_type(task.storage), task.operation != "nll" or not task.labelled, task.dense
     COUNT, WIDTH, APART, PROBS = geometry.count, geometry.width, geometry.apart, task.target == "probs"
+    LONG = geometry.long
     ZERO, LOWEST, PEELED = KIND(0), KIND(-math.inf), geometry.access == "peeled"
     read, read_target = reader(geometry, task.storage), reader(geometry, task.target_storage or task.storage)
 
@@ -255,10 +256,12 @@ def fetcher(task, geometry):
         if PROBS:
             read_target(y, y_start, y_step, first, length, not PEELED or misaligned(y, y_start, WIDTH) == skew, ZERO, q)
         if DENSE:
+            before, room = np.int32(-first), np.int32(length - first)  # in long samples it takes fewer registers
             for k in range(COUNT):
-                j = first + k // WIDTH * APART + k % WIDTH
+                i = k // WIDTH * APART + k % WIDTH
                 t = keep * q[k] + spread if PROBS else spread
-                q[k] = weight[j * weight_step] * t if 0 <= j < length else ZERO
+                inside = before <= i < room if LONG else 0 <= first + i < length
+                q[k] = weight[(first + i) * weight_step] * t if inside else ZERO
 
     return fetch
 
