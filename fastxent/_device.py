@@ -167,7 +167,7 @@ def view(name: str, value: Any, memory: Memory | None = None) -> DeviceArray:
     if memory is not None and library in MEMORIES:
         check_device(name, own, memory)
     if not interface:
-        return view_dlpack(name, value, memory or own)
+        return view_dlpack(name, value, own, (memory or own).stream)
     if memory is not None and own.stream != memory.stream and interface.get("stream") is not None:
         _launch_module().wait(own)  # as the interface asks of who reads on another stream
     return view_interface(name, value, interface, own)
@@ -239,9 +239,9 @@ class _Tensor(ctypes.Structure):
 DLPACK_TYPES = {0: "int{}", 1: "uint{}", 2: "float{}", 4: "bfloat{}", 6: "bool"}
 
 
-def view_dlpack(name: str, array: Any, memory: Memory) -> DeviceArray:
+def view_dlpack(name: str, array: Any, memory: Memory, stream: int) -> DeviceArray:
     """DLPack, for what the interface has no word for, such as bfloat16."""
-    capsule = array.__dlpack__(stream=memory.stream or 1)  # 1 is the default stream
+    capsule = array.__dlpack__(stream=stream or 1)  # that of the reader; 1 is the default one
     pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
     pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
     tensor = _Tensor.from_address(pointer_of(capsule, b"dltensor"))

@@ -178,7 +178,7 @@ cdef inline void put_loss(const Job* job, Py_ssize_t s, real loss, Work* work) n
 cdef inline void expect_loss(
     const Job* job, Py_ssize_t s, const Row* row, double hot, double below, Work* work, const real* like
 ) noexcept nogil:
-    """mass (lse - top) - cross + z lse^2 + hot (lse - top - below), as soon as there are more whose logarithms to take."""
+    """mass (lse - top) - cross + z lse^2 + hot (lse - top - below), once there are PENDING logarithms to take."""
     cdef Losses* losses = &work.losses
     cdef Py_ssize_t i = losses.count
     losses.samples[i], losses.top[i], losses.rest[i] = s, row.top, row.rest

@@ -23,19 +23,22 @@ class OnlyDlpack:
     """An array that shows nothing but DLPack; NumPy's are on the host, which nobody notices here."""
 
     def __init__(self, array):
-        self.array = array
+        self.array, self.streams = array, []
 
     def __dlpack_device__(self):
         return _device.CUDA, 0
 
     def __dlpack__(self, stream):
-        assert stream == 1
+        self.streams.append(stream)
         return self.array.__dlpack__()
 
 
 def test_dlpack_is_read():
     a = np.arange(24, dtype=np.float32).reshape(4, 6)[1:, ::2]
-    view = _device.view("x", OnlyDlpack(a))
+    array = OnlyDlpack(a)
+    view = _device.view("x", array)
+    _device.view("x", array, _device.NOWHERE._replace(stream=5))  # beside an array on that stream
+    assert array.streams == [1, 5]
     assert (view.shape, view.strides, view.dtype) == (a.shape, (6, 2), "float32")
     assert view.pointer == a.ctypes.data
     assert ctypes.c_float.from_address(view.pointer).value == a[0, 0]
@@ -107,7 +110,7 @@ def test_other_streams_are_waited_for(monkeypatch):
 class TorchTensor:
     """As far as it is asked for what others are not."""
 
-    requires_grad, is_cuda = False, True
+    requires_grad = False
 
     def __init__(self, array, index=0):
         self.array, self.shape, self.dtype = array, array.shape, f"torch.{array.dtype}"
