@@ -1,7 +1,9 @@
 """Numba kernels: the functions of `_backends.Kernels`, each a launch of a compiled loop over samples."""
 
+from collections.abc import Callable
+from functools import lru_cache
 from math import fsum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit, types
@@ -15,20 +17,22 @@ from . import _numba_sums as sums
 from ._backends import Array
 from ._numba_blocks import BLOCK, KEPT
 from ._numba_split import FINDINGS, number_of_parts
-from ._numba_threads import COUNTER, deal
+from ._numba_threads import ALONE, COUNTER, HELP, SLICE, deal
 from ._numba_trace import LANES
 
 GRAIN = 1 << 15  # elements in one task
 MOST_TASKS = 1024  # of elements, with a sum each: more elements make them longer
 MAPS = ("softmax", "log_softmax", "softmax_vjp", "log_softmax_vjp")  # kernels that fill an array like x, and no other
+KEEPING = ("softmax", "cross_entropy", "nll")  # kernels that keep the exponentials of rows for a result
 FEW_CLASSES = 64  # contiguous classes up to here go to lane kernels
 
 SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
+NOTHING = {dtype: np.empty(0, dtype) for dtype in (SINGLE, DOUBLE)}
+NO_TOTALS = NOTHING[DOUBLE]
 
 # --- compilation -------------------------------------------------------------------------------------------------
 
-_versions: dict[tuple[Any, ...], Any] = {}
-_COUNTER = np.zeros(1, COUNTER)  # what kernels are compiled for
+_versions: dict[tuple[Any, ...], tuple[Callable[..., Any], Any]] = {}  # with what keeps them loaded
 
 
 def _type_of(argument: Any) -> Any:
@@ -38,42 +42,60 @@ def _type_of(argument: Any) -> Any:
     return types.none if argument is None else types.float64 if isinstance(argument, float) else types.int64
 
 
-def _compile(key: tuple[Any, ...], arguments: tuple[Any, ...]) -> Any:
+def _compile(key: tuple[Any, ...], arguments: tuple[Any, ...]) -> tuple[Callable[..., Any], Any]:
     """The kernel key[0] compiled for such arguments, whose types follow from the rest of the key; or from disk."""
-    signature = types.none(*map(_type_of, arguments))
+    types_of_all = tuple(map(_type_of, arguments))
     try:
-        version = njit(signature, nogil=True, cache=True)(key[0])
+        dispatcher = njit(types_of_all, nogil=True, cache=True)(key[0])
     except RuntimeError:  # "no locator available": no directory is writable
-        version = njit(signature, nogil=True)(key[0])
-    _versions[key] = version
-    return version
+        dispatcher = njit(types_of_all, nogil=True)(key[0])
+    _versions[key] = dispatcher.get_overload(types_of_all), dispatcher
+    return _versions[key]
 
 
 # --- samples -----------------------------------------------------------------------------------------------------
 
 
-def _inner(x: Array) -> int:
-    return x.shape[2] if x.ndim == 3 else 1
+class Plan(NamedTuple):
+    """How a kernel goes over arrays of certain types, shapes and strides."""
+
+    key: tuple[Any, ...]  # the kernel, and what the types of its arguments follow from
+    size: int  # samples, or parts of samples, in one task
+    pieces: int  # samples, or parts of samples
+    parts: int | None  # of each sample in row kernels, 0 where samples are whole; others know of none
+    spare: tuple[int, np.dtype[Any]]  # numbers for which each thread needs memory, and their type
 
 
-def _use_lanes(x: Array, classes: int, inner: int) -> bool:
-    """Whether SIMD lanes run along samples rather than along classes."""
-    if x.strides[1] == x.itemsize or classes == 1:
-        return classes <= FEW_CLASSES
-    return bool(x.strides[2 if inner > 1 else 0] == x.itemsize and (inner == 1 or inner >= LANES // 4))
+@lru_cache(maxsize=256)
+def _plan(
+    name: str, dtype: np.dtype[Any], shape: tuple[int, ...], strides: tuple[int, ...], y_dtype: np.dtype[Any],
+    out_strides: tuple[int, ...] | None, plain: bool,
+) -> Plan | None:  # fmt: skip
+    """None if there is nothing to do. `plain` is as in `_run`."""
+    classes, inner = shape[1], shape[2] if len(shape) == 3 else 1
+    samples, size = shape[0] * inner, max(1, GRAIN // max(1, classes))
+    computing = DOUBLE if dtype == DOUBLE else SINGLE
+    if samples == 0 or (classes == 0 and name in MAPS):  # an array of no bytes may well have 2^60 samples
+        return None
+    together, kinds = strides[1] == dtype.itemsize, (dtype, y_dtype, len(shape), out_strides is None)
+    if together and plain and _are_short_rows(name, dtype, classes, out_strides):
+        spare = LANES * (classes + 2)
+        return Plan((getattr(short_rows, name), *kinds), -(-size // LANES) * LANES, samples, None, (spare, computing))
+    side_by_side = strides[-1 if inner > 1 else 0] == dtype.itemsize and (inner == 1 or inner >= LANES // 4)
+    if classes <= FEW_CLASSES if together or classes == 1 else side_by_side:
+        return Plan((getattr(lanes, name), *kinds), -(-size // LANES) * LANES, samples, None, (0, computing))
+    parts = number_of_parts(samples, classes)
+    kept = KEPT // computing.itemsize if name in KEEPING and out_strides is not None else BLOCK
+    room = min(classes, BLOCK) if parts or classes > kept else classes
+    spare = -(-room // LANES) * LANES + LANES  # from a cache line on
+    return Plan((getattr(rows, name), *kinds, parts == 0), size, samples * max(1, parts), parts, (spare, computing))
 
 
-def _are_short_rows(name: str, x: Array, between: tuple[Any, ...], out: Array | None) -> bool:
-    """Whether kernels for those do what is asked for: nothing but a label makes a sample's target."""
-    if not (short_rows.LEAST <= x.shape[1] <= short_rows.MOST and x.strides[1] == x.itemsize):
+def _are_short_rows(name: str, dtype: np.dtype[Any], classes: int, out_strides: tuple[int, ...] | None) -> bool:
+    """Whether there are kernels for those, classes being side by side."""
+    if not hasattr(short_rows, name) or not short_rows.LEAST <= classes <= short_rows.MOST:
         return False
-    if name == "cross_entropy":
-        _, probs, _, _, _, spread, *_ = between
-        if probs is not None or spread != 0:
-            return False
-    elif name not in ("softmax", "logsumexp"):
-        return False
-    return out is None or out.ndim == 1 or out.strides[1] == out.itemsize
+    return out_strides is None or len(out_strides) == 1 or out_strides[1] == dtype.itemsize
 
 
 def _row_major(array: Any) -> Any:
@@ -88,97 +110,88 @@ def _row_major(array: Any) -> Any:
 
 
 def _run(
-    name: str, x: Array, y: Array, between: tuple[Any, ...], out: Array | None, num_threads: int, kept: int
-) -> None:
+    name: str, x: Array, y: Array, between: tuple[Any, ...], out: Array | None, num_threads: int, plain: bool = True
+) -> Any:
     """Call the kernel of this name for all samples: (x, *between, out, ...), the rest is said where kernels are.
 
-    The types of arguments follow from those of x and y, and from whether there is an out and samples are in parts. Row
-    kernels may need memory for a number of `kept` exponentials.
+    The types of arguments follow from those of x and y, and from whether there is an out and samples are in parts.
+    `plain` says that nothing but a label makes a sample's target. What comes back is as in `_launch`.
     """
-    classes, inner = x.shape[1], _inner(x)
-    samples = x.shape[0] * inner
-    if samples == 0 or (classes == 0 and name in MAPS):  # an array of no bytes may well have 2^60 samples
-        return
-    size, arguments = max(1, GRAIN // max(1, classes)), (x, *between, out)
-    kinds = x.dtype, y.dtype, x.ndim, out is None
-    if _are_short_rows(name, x, between, out):
-        spare = LANES * (classes + 2)
-        _launch((getattr(short_rows, name), *kinds), arguments, samples, -(-size // LANES) * LANES, num_threads, spare)
-        return
-    if _use_lanes(x, classes, inner):
-        _launch((getattr(lanes, name), *kinds), arguments, samples, -(-size // LANES) * LANES, num_threads, 0)
-        return
-    kernel, arguments, parts = getattr(rows, name), tuple(map(_row_major, arguments)), number_of_parts(samples, classes)
-    room = min(classes, BLOCK) if parts or classes > kept else classes
-    spare = -(-room // LANES) * LANES + LANES  # from a cache line on
-    found = np.empty((samples, parts, FINDINGS)) if parts else None
+    plan = _plan(name, x.dtype, x.shape, x.strides, y.dtype, None if out is None else out.strides, plain)
+    if plan is None:
+        return None
+    key, size, pieces, parts, (length, computing) = plan
+    spare = np.empty(length, computing) if length else NOTHING[computing]
+    if parts is None:
+        return _launch(key, (x, *between, out), size, pieces, x.size, num_threads, spare)
+    arguments = tuple(map(_row_major, (x, *between, out)))
+    found = np.empty((pieces // parts, parts, FINDINGS)) if parts else None
     for joining in range(2 if parts else 1):
-        pieces, rest = samples * max(1, parts), (found, joining)
-        _launch((kernel, *kinds, parts == 0), (*arguments, *rest), pieces, size, num_threads, spare)
+        answer = _launch(key, (*arguments, found, joining), size, pieces, x.size, num_threads, spare)
     if out is not None and arguments[-1] is not out:
         out[...] = arguments[-1]
+    return answer
 
 
 def _launch(
-    key: tuple[Any, ...], arguments: tuple[Any, ...], pieces: int, size: int, num_threads: int, length: int
-) -> None:
-    """Have all pieces done, so many at a time; each thread has spare memory for a number of exponentials."""
-    spare = np.empty(length, _computing(arguments[0]))
-    version = _versions.get(key) or _compile(key, (*arguments, _COUNTER, size, spare))
-    deal(version, arguments, size, -(-pieces // size), arguments[0].size, num_threads, spare)
+    key: tuple[Any, ...], arguments: tuple[Any, ...], size: int, pieces: int, elements: int, num_threads: int,
+    *spare: Array,
+) -> Any:  # fmt: skip
+    """Have all pieces done, so many at a time; what the kernel gives back, if one call of it does all."""
+    version, _ = _versions.get(key) or _compile(key, (*arguments, ALONE, size, *spare))
+    if _needs_no_help(elements, num_threads):
+        return version(*arguments, ALONE, size, *spare)
+    return deal(version, arguments, size, -(-pieces // size), elements, num_threads, *spare)
 
 
-def _computing(x: Array) -> Any:
-    return DOUBLE if x.dtype == DOUBLE else SINGLE
-
-
-def _most_kept(x: Array) -> int:
-    return KEPT // (8 if x.dtype == DOUBLE else 4)
+def _needs_no_help(elements: int, num_threads: int) -> bool:
+    """Whether one thread does all of them in one go."""
+    return elements <= HELP or (num_threads == 1 and elements <= SLICE)
 
 
 def logsumexp(x: Array, num_threads: int, out: Array) -> None:
-    _run("logsumexp", x, x, (), out, num_threads, BLOCK)
+    _run("logsumexp", x, x, (), out, num_threads)
 
 
 def softmax(x: Array, scale: Array, num_threads: int, out: Array) -> None:
-    _run("softmax", x, x, (scale,), out, num_threads, _most_kept(x))
+    _run("softmax", x, x, (scale,), out, num_threads)
 
 
 def log_softmax(x: Array, num_threads: int, out: Array) -> None:
-    _run("log_softmax", x, x, (), out, num_threads, BLOCK)
+    _run("log_softmax", x, x, (), out, num_threads)
 
 
 def softmax_vjp(grad_output: Array, probs: Array, num_threads: int, out: Array) -> None:
-    _run("softmax_vjp", probs, grad_output, (grad_output,), out, num_threads, BLOCK)
+    _run("softmax_vjp", probs, grad_output, (grad_output,), out, num_threads)
 
 
 def log_softmax_vjp(grad_output: Array, log_probs: Array, num_threads: int, out: Array) -> None:
-    _run("log_softmax_vjp", log_probs, grad_output, (grad_output,), out, num_threads, BLOCK)
-
-
-def _not_empty(weight: Array) -> Array:
-    """Weights of which kernels may read the first, even without classes."""
-    return weight if weight.size else np.ones(1, weight.dtype)
+    _run("log_softmax_vjp", log_probs, grad_output, (grad_output,), out, num_threads)
 
 
 def _loss(
     name: str, x: Array, target: Array, weight: Array, scale: Array, coefficients: tuple[Any, ...], num_threads: int,
-    loss: Array | None, grad: Array | None,
+    loss: Array | None, grad: Array | None, plain: bool = True,
 ) -> float:  # fmt: skip
-    """Call a kernel that takes labels and probabilities, one of which is None."""
-    targets = (target, None) if target.ndim == 1 else (None, target)
-    losses = np.empty(x.shape[0] * _inner(x), _computing(x)) if loss is None else loss
-    between = *targets, _not_empty(weight), scale, *coefficients, losses
-    _run(name, x, target, between, grad, num_threads, BLOCK if grad is None else _most_kept(x))
-    return weighted_sum(losses, scale, num_threads) if loss is None else 0.0
+    """Call a kernel that takes labels and probabilities, one of which is None; the sum of losses without `loss`."""
+    shape, wanted = x.shape, loss is None
+    classes, samples = shape[1], shape[0] * shape[2] if len(shape) == 3 else shape[0]
+    labels, probs = (target, None) if target.ndim == 1 else (None, target)
+    summed = wanted and samples <= sums.CHUNK and _needs_no_help(samples * classes, num_threads)
+    losses = np.empty(samples, weight.dtype) if loss is None else loss
+    between = labels, probs, weight, scale, *coefficients, losses, 1 if summed else 0
+    answer = _run(name, x, target, between, grad, num_threads, plain and probs is None)
+    if samples == 0 or not wanted:
+        return 0.0
+    return answer[0] if summed else weighted_sum(losses, scale, num_threads)
 
 
 def cross_entropy(
     x: Array, target: Array, weight: Array, scale: Array, label_smoothing: float, z_loss: float, ignore_index: int,
     factor: float, num_threads: int, loss: Array | None, grad: Array | None,
 ) -> float:  # fmt: skip
-    coefficients = 1 - label_smoothing, label_smoothing / max(1, x.shape[1]), z_loss, ignore_index, factor
-    return _loss("cross_entropy", x, target, weight, scale, coefficients, num_threads, loss, grad)
+    coefficients, plain = (label_smoothing, z_loss, ignore_index, factor), label_smoothing == 0
+    return _loss("cross_entropy", x, target, weight, scale, coefficients, num_threads, loss, grad, plain)
 
 
 def nll(
@@ -203,13 +216,16 @@ def elementwise(
     span = inner if mode == elements.ROWS else min(inner, elements.SPAN if depth > 1 else GRAIN)
     pieces = outer * (middle // depth) * -(-inner // span)
     size = max(1, GRAIN // (span * depth), -(-pieces // MOST_TASKS))
-    totals = np.empty(-(-pieces // size))
+    tasks = -(-pieces // size)
+    single = tasks == 1 and _needs_no_help(x.size, num_threads)
+    totals = NO_TOTALS if single else np.empty(tasks)
     losses = weight if loss is None else loss  # has the right type, and is not written
     arguments = x, y, weight, pos_weight, scale, factor, losses, grad, mode, span, totals
     key = elements.KERNELS[name], x.dtype, y.dtype, grad is None
-    version = _versions.get(key) or _compile(key, (*arguments, _COUNTER, size))
-    deal(version, arguments, size, totals.size, x.size, num_threads)
-    return _sum(totals) if loss is None else 0.0
+    answer = _launch(key, arguments, size, pieces, x.size, num_threads)
+    if loss is not None:
+        return 0.0
+    return answer[0] if single else _sum(totals)
 
 
 def _mode(loss: Array | None, middle: int, inner: int) -> int:
@@ -223,36 +239,35 @@ def _mode(loss: Array | None, middle: int, inner: int) -> int:
 # --- sums over samples -------------------------------------------------------------------------------------------
 
 
-def _chunks(
-    kernel: Any, values: Array, weight: Array, others: tuple[Any, ...], num_threads: int
-) -> tuple[Array, Array]:
-    """Sums, and first bad labels, of chunks whose bounds depend on the number of samples alone."""
-    count = -(-values.size // sums.CHUNK)
-    totals, bads = np.empty(count), np.empty(count, COUNTER)
-    arguments = values, _not_empty(weight), *others, totals, bads
-    key = kernel, values.dtype, weight.dtype
-    version = _versions.get(key) or _compile(key, (*arguments, _COUNTER, sums.CHUNK))
-    deal(version, arguments, sums.CHUNK, count, values.size, num_threads)
-    return totals, bads
-
-
 def check_target(
     target: Array, weight: Array, sample_weight: Array, num_classes: int, ignore_index: int, num_threads: int
 ) -> tuple[int, float]:
-    others = _not_empty(sample_weight), num_classes, ignore_index
-    totals, bads = _chunks(sums.check_target, target, weight, others, num_threads)
-    if bads.size == 1:
-        return int(bads[0]), float(totals[0])
+    samples = target.size
+    totals, bads = _for_chunks(samples)
+    arguments = target, weight, sample_weight, num_classes, ignore_index, totals, bads
+    key = sums.check_target, weight.dtype
+    first: tuple[int, float] = _launch(key, arguments, sums.CHUNK, samples, samples, num_threads)
+    if totals is NO_TOTALS:
+        return first
     bads = bads[bads >= 0]
     return (int(bads[0]) if bads.size else -1), _sum(totals)
 
 
 def weighted_sum(values: Array, weight: Array, num_threads: int) -> float:
-    totals, _ = _chunks(sums.weighted_sum, values, weight, (), num_threads)
-    return _sum(totals)
+    samples = values.size
+    totals, _ = _for_chunks(samples)
+    key, arguments = (sums.weighted_sum, values.dtype, weight.dtype), (values, weight, totals)
+    answer = _launch(key, arguments, sums.CHUNK, samples, samples, num_threads)
+    return _sum(totals) if totals is not NO_TOTALS else answer[0]
+
+
+def _for_chunks(samples: int) -> tuple[Array, Array]:
+    """Memory for what chunks find, whose bounds depend on the number of samples alone; none if there is one chunk."""
+    if samples <= sums.CHUNK:
+        return NO_TOTALS, ALONE
+    count = -(-samples // sums.CHUNK)
+    return np.empty(count), np.empty(count, COUNTER)
 
 
 def _sum(totals: Array) -> float:
-    if totals.size == 1:
-        return float(totals[0])
     return fsum(totals) if np.isfinite(totals).all() else float(totals.sum())

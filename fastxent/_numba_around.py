@@ -49,6 +49,6 @@ def function_that(like, write):
     """
     name, parameters = like.__name__, ", ".join(inspect.signature(like).parameters)
     space = {"write": write, "__name__": like.__module__}
-    code = f"def enclose(sources):\n  def {name}({parameters}): sources; write({parameters})\n  return {name}"
+    code = f"def enclose(sources):\n  def {name}({parameters}): sources; return write({parameters})\n  return {name}"
     exec(compile(code, like.__code__.co_filename, "exec"), space)
     return space["enclose"](SOURCES)

@@ -117,6 +117,11 @@ class Constants:
         return self.row.read(where(self.several, index, 0), left)
 
 
+def shares(label_smoothing, x):
+    """What the labels or probabilities of a smoothed target are multiplied by, and what is added in every class."""
+    return 1.0 - label_smoothing, label_smoothing / x.shape[1].to(label_smoothing.kind)
+
+
 class Target:
     """What samples are compared with: labels, or probabilities, and how they are weighed."""
 

@@ -223,13 +223,16 @@ class Elements:
 
 def _kernel(term):
     def elementwise(x, y, weight, pos_weight, scale, factor, loss, grad, mode, span, totals, counter, size):
-        """One pass; totals: a number for each task of `size` pieces, which are `span` elements of a row or of all."""
+        """One pass over tasks of `size` pieces, which are `span` elements of a row or of all; the sum of the last one.
+
+        totals: a number for each task, or none where there is one task.
+        """
         arrays = {"x": x, "y": y, "weight": weight, "pos_weight": pos_weight, "scale": scale}
         zero = weight.data.number(0.0)
         elements, losses = Elements(term, arrays, factor, grad, zero), Losses(loss, zero, mode)
         outer, middle, inner = x.shape
         depth, spans = where(mode == COLUMNS, middle, 1), (inner + span - 1) // span
-        rows = middle // depth
+        rows, s = middle // depth, Variables(total=totals.data.number(0.0).lane(0))
         for begin, end in tasks(counter, size, outer * rows * spans):
             for piece in each(begin, end):
                 row, start = piece // spans, piece % spans * span
@@ -243,10 +246,13 @@ def _kernel(term):
                     losses.close(count)
                 with when(mode == ROWS):
                     loss.data[o * loss.strides[0] + m * loss.strides[1]] = losses.settle()
-            totals.data[begin // size] = losses.settle()
+            s.total = losses.settle()
+            with when(totals.size > 0):
+                totals.data[begin // size] = s.total
+        return [s.total]
 
     elementwise.__name__ = term.__name__
-    return kernel(elementwise)
+    return kernel(FLOAT64)(elementwise)
 
 
 TERMS = (bce_with_logits, bce, kl_div, kl_div_log, entropy, probs_cross_entropy, kl_divergence, outside)

@@ -18,8 +18,9 @@ from ._formulas import (
     settled,
     widen,
 )  # fmt: skip
-from ._numba_blocks import is_large
+from ._numba_blocks import is_large, shares
 from ._numba_gradient import Gradient
+from ._numba_sums import sum_if
 from ._numba_tiles import NUMBERS, TILE, Tiles, load_some, store_some
 from ._numba_trace import FLOAT64, INT32, LANES, Variables, during, each, kernel, larger, smaller, tasks, when, where
 
@@ -181,11 +182,12 @@ class Scale:
 
 # --- kernels -----------------------------------------------------------------------------------------------------
 # x, probs, grad_output, out, grad: (outer, classes, inner) with any strides; labels, loss and scale: (samples,);
-# weight: (classes,); the last two may have length 1. Labels or probs are None, and grad if it is not wanted.
+# weight: (classes,); the last two may have length 1. Labels or probs are None, and grad if it is not wanted. Losses are
+# summed if `summed` is not 0.
 # `like` is an array of the computing type; counter: how many tasks of `size` samples have been taken.
 
 
-@kernel
+@kernel()
 def logsumexp(x, out, counter, size, spare):
     """One pass; out is (samples,)."""
     tile, stage, logits = out.data.scratch(NUMBERS), out.data.scratch(LANES), Tiles(x)
@@ -194,7 +196,7 @@ def logsumexp(x, out, counter, size, spare):
         store_some(out.data, first, lanes, log_sum_exp(top, rest), stage)
 
 
-@kernel
+@kernel()
 def softmax(x, scale, out, counter, size, spare):
     """One pass; two and twice the exponentials over more than TILE classes."""
     tile, logits, result, scales = scale.data.scratch(NUMBERS), Tiles(x), Tiles(out), Scale(scale, 1.0)
@@ -208,7 +210,7 @@ def softmax(x, scale, out, counter, size, spare):
             result.write(tile, first, lanes, start, classes)
 
 
-@kernel
+@kernel()
 def log_softmax(x, out, counter, size, spare):
     """Two passes; x - top - log_total in this order: the first difference is exact where it matters."""
     tile, logits, result = spare.data.scratch(NUMBERS), Tiles(x), Tiles(out)
@@ -245,25 +247,27 @@ def vjp(value, grad_output, out, counter, size, spare, term, gradient):
             result.write(p, first, lanes, start, classes)
 
 
-@kernel
+@kernel()
 def softmax_vjp(probs, grad_output, out, counter, size, spare):
     """p * (g - sum(g * p)), where a probability of 0 counts 0 even against inf."""
     vjp(probs, grad_output, out, counter, size, spare,
         lambda p, g: where(p != 0.0, p * g, 0.0), lambda p, g, total: p * (g - total))  # fmt: skip
 
 
-@kernel
+@kernel()
 def log_softmax_vjp(log_probs, grad_output, out, counter, size, spare):
     """g - exp(log_probs) * sum(g)."""
     vjp(log_probs, grad_output, out, counter, size, spare,
         lambda p, g: g, lambda p, g, total: g - exp_any(p) * total)  # fmt: skip
 
 
-@kernel
+@kernel(FLOAT64)
 def cross_entropy(
-    x, labels, probs, weight, scale, keep, spread, z_loss, ignore_index, factor, loss, grad, counter, size, spare
+    x, labels, probs, weight, scale, label_smoothing, z_loss, ignore_index, factor, loss, summed, grad, counter, size,
+    spare
 ):  # fmt: skip
     """One pass; for the gradient of more than TILE classes two, and twice the exponentials."""
+    keep, spread = shares(label_smoothing, x)
     tile, stage, logits = loss.data.scratch(NUMBERS), loss.data.scratch(LANES), Tiles(x)
     target, scales, result = (
         Target(labels, probs, weight, keep, spread, tile),
@@ -306,10 +310,11 @@ def cross_entropy(
                     g.value = where((label == start + c) | (label < 0), patch, g.value)
                 tile.store(c * LANES, g.value)
             result.write(tile, first, lanes, start, classes)
+    return sum_if(summed, loss, scale)
 
 
-@kernel
-def nll(x, labels, probs, weight, scale, ignore_index, factor, loss, grad, counter, size, spare):
+@kernel(FLOAT64)
+def nll(x, labels, probs, weight, scale, ignore_index, factor, loss, summed, grad, counter, size, spare):
     """-sum_j t_j x_j and its gradient -t: only the label's class is read, or all classes once for probabilities."""
     tile, stage, logits = loss.data.scratch(NUMBERS), loss.data.scratch(LANES), Tiles(x)
     one, zero = factor.like(1.0), tile.number(0.0)
@@ -348,3 +353,4 @@ def nll(x, labels, probs, weight, scale, ignore_index, factor, loss, grad, count
                     g = where(q != 0.0, minus * q, 0.0)
                 tile.store(c * LANES, g)
             result.write(tile, first, lanes, start, classes)
+    return sum_if(summed, loss, scale)

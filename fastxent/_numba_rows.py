@@ -14,9 +14,10 @@ from ._formulas import (
     sample_loss,
     settled,
 )  # fmt: skip
-from ._numba_blocks import Kept, Rows, Target, sums, total
+from ._numba_blocks import Kept, Rows, Target, shares, sums, total
 from ._numba_gradient import Gradient, Late, at_once, exponentials
 from ._numba_split import join_rows, join_sums, parts
+from ._numba_sums import sum_if
 from ._numba_trace import (
     FLOAT64,
     LANES,
@@ -154,7 +155,7 @@ def known_sum(part, like, of_block):
 # kept.
 
 
-@kernel
+@kernel()
 def logsumexp(x, out, found, joining, counter, size, spare):
     """One pass; out is (samples,)."""
     logits, kept = Rows(x), Kept(spare, x.shape[1], wanted=False)
@@ -166,7 +167,7 @@ def logsumexp(x, out, found, joining, counter, size, spare):
             out.data[part.s] = log_sum_exp(top, known.rest)
 
 
-@kernel
+@kernel()
 def softmax(x, scale, out, found, joining, counter, size, spare):
     """One pass over rows of at most KEPT bytes; two and twice the exponentials over longer ones."""
     logits, results, kept = Rows(x), Rows(out, [x]), Kept(spare, x.shape[1])
@@ -185,7 +186,7 @@ def softmax(x, scale, out, found, joining, counter, size, spare):
         late.finish()
 
 
-@kernel
+@kernel()
 def log_softmax(x, out, found, joining, counter, size, spare):
     """Two passes; x - top - log_total in this order: the first difference is exact where it matters."""
     logits, results, kept = Rows(x), Rows(out, [x]), Kept(spare, x.shape[1], wanted=False)
@@ -219,14 +220,14 @@ def term_sum(p, g, term, zero, start, stop):
     return found
 
 
-@kernel
+@kernel()
 def softmax_vjp(probs, grad_output, out, found, joining, counter, size, spare):
     """p * (g - sum(g * p)), where a probability of 0 counts 0 even against inf."""
     vjp(probs, grad_output, out, found, joining, counter, size, spare,
         lambda p, g: where(p != 0.0, p * g, 0.0), lambda p, g, total: p * (g - total))  # fmt: skip
 
 
-@kernel
+@kernel()
 def log_softmax_vjp(log_probs, grad_output, out, found, joining, counter, size, spare):
     """g - exp(log_probs) * sum(g)."""
     vjp(log_probs, grad_output, out, found, joining, counter, size, spare,
@@ -253,12 +254,13 @@ def settling(labels, part, classes, ignore_index, loss, results):
                 result.write(j, left, without)
 
 
-@kernel
+@kernel(FLOAT64)
 def cross_entropy(
-    x, labels, probs, weight, scale, keep, spread, z_loss, ignore_index, factor, loss, grad, found, joining, counter,
-    size, spare
+    x, labels, probs, weight, scale, label_smoothing, z_loss, ignore_index, factor, loss, summed, grad, found, joining,
+    counter, size, spare
 ):  # fmt: skip
     """One pass; for the gradient of rows of more than KEPT bytes two, and twice the exponentials."""
+    keep, spread = shares(label_smoothing, x)
     logits, results, target = Rows(x), grad and Rows(grad, [x, probs]), Target(probs, weight, keep, spread)
     kept = Kept(spare, logits.classes, grad is not None)
     late = None if grad is None or probs is not None or found is not None else Late(results, kept, spread == 0.0)
@@ -292,6 +294,7 @@ def cross_entropy(
                             result[k] = patch
     if late is not None:
         late.finish()
+    return sum_if(summed, loss, scale)
 
 
 def known_nll(part, row, target, label, hot, zero):
@@ -307,9 +310,9 @@ def known_nll(part, row, target, label, hot, zero):
     return known_sum(part, zero, of_block) if label is None else part.of_all(of_label, join_sums)
 
 
-@kernel
+@kernel(FLOAT64)
 def nll(
-    x, labels, probs, weight, scale, ignore_index, factor, loss, grad, found, joining, counter, size, spare
+    x, labels, probs, weight, scale, ignore_index, factor, loss, summed, grad, found, joining, counter, size, spare
 ):  # fmt: skip
     """-sum_j t_j x_j and its gradient -t: only the label's class is read, or all classes once for probabilities."""
     logits, results, zero = Rows(x), grad and Rows(grad, [x, probs]), spare.data.number(0.0)
@@ -333,3 +336,4 @@ def nll(
                 if labels is not None:
                     with when(part.has(k)):
                         result[k] = minus * hot
+    return sum_if(summed, loss, scale)

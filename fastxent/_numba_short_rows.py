@@ -16,11 +16,26 @@ from ._formulas import (
     settled,
     widen,
 )  # fmt: skip
-from ._numba_blocks import Row, Rows
+from ._numba_blocks import Row, Rows, shares
 from ._numba_gradient import Gradient
 from ._numba_lanes import Scale, Target, tiles
+from ._numba_sums import sum_if
 from ._numba_tiles import store_some
-from ._numba_trace import INT32, LANES, Pointer, Variables, each, folded, how_many, kernel, larger, packs, when, where
+from ._numba_trace import (
+    FLOAT64,
+    INT32,
+    LANES,
+    Pointer,
+    Variables,
+    each,
+    folded,
+    how_many,
+    kernel,
+    larger,
+    packs,
+    when,
+    where,
+)  # fmt: skip
 
 LEAST = 56  # classes: with fewer, transposing all of them is no more work
 MOST = 16 * LANES  # in one sum for each lane; the exponentials of more would not fit in L1 by far
@@ -115,7 +130,7 @@ class ShortRows:
 # rows.
 
 
-@kernel
+@kernel()
 def logsumexp(x, out, counter, size, spare):
     """One pass; out is (samples,)."""
     rows, stage = ShortRows(x, spare), out.data.scratch(LANES)
@@ -124,7 +139,7 @@ def logsumexp(x, out, counter, size, spare):
         store_some(out.data, first, lanes, log_sum_exp(top, rest), stage)
 
 
-@kernel
+@kernel()
 def softmax(x, scale, out, counter, size, spare):
     """One pass."""
     rows, scales = ShortRows(x, spare, out), Scale(scale, 1.0)
@@ -133,11 +148,13 @@ def softmax(x, scale, out, counter, size, spare):
         rows.write(first, lanes, scales.read(first, lanes) / (settled(top, rest) + 1.0))
 
 
-@kernel
+@kernel(FLOAT64)
 def cross_entropy(
-    x, labels, probs, weight, scale, keep, spread, z_loss, ignore_index, factor, loss, grad, counter, size, spare
+    x, labels, probs, weight, scale, label_smoothing, z_loss, ignore_index, factor, loss, summed, grad, counter, size,
+    spare
 ):  # fmt: skip
-    """One pass, without probs and for a spread of 0."""
+    """One pass, without probs and for a label smoothing of 0."""
+    keep, spread = shares(label_smoothing, x)
     rows, stage = ShortRows(x, spare, grad), loss.data.scratch(LANES)
     target, scales, zero = Target(labels, probs, weight, keep, spread, loss.data), Scale(scale, factor), rows.zero
     for first, lanes in tiles(x, counter, size):
@@ -153,3 +170,4 @@ def cross_entropy(
         gradient = Gradient(minus, rest, zero, hot, (top + log_total) * (z_loss * 2.0))
         patch = gradient.likely(zero, exp_negative(below)) * minus
         rows.write(first, lanes, gradient.share * minus, label, where(label < 0, without, patch))
+    return sum_if(summed, loss, scale)

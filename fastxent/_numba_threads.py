@@ -22,11 +22,13 @@ MOST_THREADS = 256
 
 COUNTER = np.dtype(np.int64)
 
+ALONE = np.empty(0, COUNTER)  # the counter of a call that shares its tasks with no other
+
 _pool = ThreadPoolExecutor(MOST_THREADS, "fastxent")  # starts a thread when there is none to spare
 
 
 def deal(
-    kernel: Callable[..., None], arguments: tuple[Any, ...], size: int, tasks: int, elements: int, num_threads: int,
+    kernel: Callable[..., Any], arguments: tuple[Any, ...], size: int, tasks: int, elements: int, num_threads: int,
     *spare: Array,
 ) -> None:  # fmt: skip
     """Have all tasks done, which kernel(*arguments, counter, size, *spare) takes from a counter.
@@ -35,9 +37,6 @@ def deal(
     it hears signals in between. `spare` is its memory, which others have of their own; it is there before anything is
     written.
     """
-    if elements <= HELP or (num_threads == 1 and elements <= SLICE):
-        kernel(*arguments, np.zeros(1, COUNTER), size, *spare)
-        return
     counter, working = np.array([0, max(1, tasks * SLICE // elements)]), list[None]()
 
     def share() -> None:

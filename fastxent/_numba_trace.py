@@ -7,6 +7,7 @@ SIMD code, on any machine, without having to be recognised as such. Python's own
 
 import inspect
 from contextlib import contextmanager
+from functools import partial
 
 from llvmlite import ir
 from numba import types
@@ -309,7 +310,7 @@ class Variables:
 
     def __setattr__(self, name, value):
         place, first = self.places[name]
-        value.builder.store(first.like(value).code, place)
+        first.builder.store(first.like(value).code, place)
 
 
 # --- control -----------------------------------------------------------------------------------------------------
@@ -345,16 +346,20 @@ def each(start, stop, step=1):
 def tasks(counter, size, samples):
     """Begin and end of one task of samples after the other, until all threads have taken all of them.
 
-    A second number beside the counter is how many of them this call may take.
+    A counter of no numbers is one of this call's own; a second number is how many tasks this call may take.
     """
-    most = where(counter.size > 1, counter.data[counter.size - 1], (1 << 63) - 1)
-    state = Variables(begin=samples, left=most)
+    own, most = counter.data.scratch(1), Variables(tasks=samples.like((1 << 63) - 1))
+    own[0] = samples.like(0)
+    with when(counter.size > 1):
+        most.tasks = counter.data[1]
+    taken_so_far = either(counter.size == 0, own, counter.data)
+    state = Variables(begin=samples, left=most.tasks)
 
     def take():
         state.begin = samples
         with when(state.left > 0):
             one = ir.Constant(ir.IntType(64), 1)
-            taken = samples.builder.atomic_rmw("add", counter.data.code, one, "monotonic")
+            taken = samples.builder.atomic_rmw("add", taken_so_far.code, one, "monotonic")
             state.begin = Value(samples.builder, taken, INT64) * size
         state.left = state.left - 1
         return state.begin < samples
@@ -384,17 +389,24 @@ def _value(context, builder, code, kind):
     return Array(context, builder, code, kind) if isinstance(kind, types.Array) else Value(builder, code, kind)
 
 
-def kernel(function):
-    """A function for Numba to compile that does what this one writes when called with such arguments."""
+def kernel(*returns):
+    """Make of a function one for Numba to compile, which does what it writes when called with such arguments.
 
-    def typed(_context, *kinds):
-        def generate(context, builder, signature, codes):
-            with plain_arithmetic(builder), visible_results(builder):
-                function(*map(lambda code, kind: _value(context, builder, code, kind), codes, signature.args))
-            return context.get_dummy_value()
+    It gives back a tuple of numbers of these types.
+    """
+    result = types.Tuple(returns)
 
-        return types.none(*kinds), generate
+    def decorate(function):
+        def typed(_context, *kinds):
+            def generate(context, builder, signature, codes):
+                with plain_arithmetic(builder), visible_results(builder):
+                    found = function(*map(partial(_value, context, builder), codes, signature.args))
+                return context.make_tuple(builder, result, [value.code for value in found or ()])
 
-    kind, names = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.signature(function).parameters
-    typed.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in ("_context", *names)])
-    return function_that(function, intrinsic(typed))
+            return result(*kinds), generate
+
+        kind, names = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.signature(function).parameters
+        typed.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in ("_context", *names)])
+        return function_that(function, intrinsic(typed))
+
+    return decorate

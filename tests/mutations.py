@@ -203,6 +203,21 @@ FAULTS = {
         ("(index >= self.start) & (index < self.stop)", "(index > self.start) & (index < self.stop)",
          "reference::few_samples and nll_loss"),
     ],
+    "fastxent/_numba_sums.py": [
+        ("found.total = chunk_sum(losses, weight,", "found.total = chunk_sum(losses, losses,", "reference::random"),
+        ("losses.size.like(0), losses.size)", "losses.size.like(0), losses.size - 1)", "reference::random"),
+        ("    return s.first, s.total\n", "    return s.first, s.total * 0.0\n", "semantics"),
+        ("            s.total = settle(s.total, s.lost)\n", "", "semantics"),
+    ],
+    "fastxent/_numba_trace.py": [
+        ("    own[0] = samples.like(0)\n", "    own[0] = samples.like(1)\n", "reference::random"),
+        ("most.tasks = counter.data[1]", "most.tasks = counter.data[1] - 1", "interrupts"),
+    ],
+    "fastxent/_numba.py": [
+        ("plain and probs is None)", "plain)", "reference::random"),
+        ("return answer[0] if single else _sum(totals)", "return answer[0] if single else float(totals[0])",
+         "elementwise"),
+    ],
     "fastxent/_numba_around.py": [
         ("    builder.call(load, [builder.bitcast(plain, byte)])\n", "", "environment::arithmetic"),
         ("    builder.call(load, [builder.bitcast(before, byte)])\n", "", "environment::arithmetic"),
