@@ -85,18 +85,27 @@ cdef inline void cross_entropy_tile(
     cdef bint skips = read_labels(job, first, count, state) if labelled else False
     cdef real log_total, lse, below, loss, z_loss = job.z_loss, two_z = 2 * job.z_loss
     cdef Py_ssize_t lane
+    if are_few(job):
+        cross_entropy_of_few(job, first, count, tile, skips, state, work)
+        return
     scan_lanes(job, first, count, tile, q if dense else <real*>NULL, state, work)
     settle_lanes(state)
     if not labelled:
         use_likeliest(job, first, count, state)
-    for lane in range(LANES):
-        log_total = log1p_above(state[REST + lane])
-        lse = state[TOP + lane] + log_total
-        below = state[BELOW + lane] - state[TOP + lane]
-        loss = state[MASS + lane] * log_total - state[CROSS + lane] + z_loss * lse * lse
-        state[SCRATCH + lane] = loss + state[HOT + lane] * (log_total - below)
-        state[BELOW + lane] = below
-        state[FACTOR + lane] = two_z * lse
+    if dense or z_loss != 0:
+        for lane in range(LANES):
+            log_total = log1p_above(state[REST + lane])
+            lse = state[TOP + lane] + log_total
+            below = state[BELOW + lane] - state[TOP + lane]
+            loss = state[MASS + lane] * log_total - state[CROSS + lane] + z_loss * lse * lse
+            state[SCRATCH + lane] = loss + state[HOT + lane] * (log_total - below)
+            state[BELOW + lane] = below
+            state[FACTOR + lane] = two_z * lse
+    else:
+        for lane in range(LANES):
+            below = state[BELOW + lane] - state[TOP + lane]
+            state[SCRATCH + lane] = state[HOT + lane] * (log1p_above(state[REST + lane]) - below)
+            state[BELOW + lane], state[FACTOR + lane] = below, 0
     if skips:
         skip_lanes(job, first, count, state + SCRATCH, state)
     put_losses(job, first, count, state + SCRATCH, work)
@@ -142,16 +151,15 @@ cdef inline bint read_labels(const Job* job, Py_ssize_t first, Py_ssize_t count,
     cdef const real* weight = <const real*>job.weight.data
     cdef const int64_t* labels = job.labels + first
     cdef int label[LANES]
-    cdef int skips = 0, counts
-    cdef int64_t ignored = job.ignore_index
-    cdef uint64_t classes = job.classes
+    cdef int skips = 0
     cdef real hot = <real>job.keep * weight[0]
     cdef Py_ssize_t lane
-    for lane in range(LANES):
-        label[lane] = 0
-    for lane in range(count):  # classes <= MAX_LANE_CLASSES, so that a label that counts fits
-        counts = (labels[lane] != ignored) & (<uint64_t>labels[lane] < classes)
-        label[lane] = <int>labels[lane] if counts else -1
+    if count == LANES:
+        counted_labels(job, labels, LANES, label)
+    else:
+        for lane in range(LANES):
+            label[lane] = 0
+        counted_labels(job, labels, count, label)
     for lane in range(LANES):
         skips |= label[lane] < 0
         state[LABEL + lane] = <real>label[lane]
@@ -160,6 +168,19 @@ cdef inline bint read_labels(const Job* job, Py_ssize_t first, Py_ssize_t count,
         for lane in range(count):
             state[HOT + lane] = <real>(job.keep * weight[max(label[lane], 0)])
     return skips != 0
+
+
+cdef inline void counted_labels(
+    const Job* job, const int64_t* labels, Py_ssize_t count, int* result
+) noexcept nogil:
+    """Labels, which fit since classes <= MAX_LANE_CLASSES; -1 for those that do not count."""
+    cdef int64_t ignored = job.ignore_index
+    cdef uint64_t classes = job.classes
+    cdef int counts
+    cdef Py_ssize_t lane
+    for lane in range(count):
+        counts = (labels[lane] != ignored) & (<uint64_t>labels[lane] < classes)
+        result[lane] = <int>labels[lane] if counts else -1
 
 
 cdef inline void pick_labels(const real* tile, Py_ssize_t begin, Py_ssize_t classes, real* state) noexcept nogil:

@@ -28,9 +28,13 @@ cdef enum Quantity:  # offsets into state
 cdef inline void scan_tile(
     const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* q, real* state
 ) noexcept nogil:
-    """One pass over the classes of LANES samples, as `scan` of one; a single tile is left holding exp(x - top)."""
+    """One pass over the classes of LANES samples, as `scan` of one.
+
+    A single tile is left holding exp(x - top) where something is made of these.
+    """
+    cdef bint kept = q != NULL or (job.out.storage != NO_ARRAY and job.operation != LOG_SOFTMAX)
     cdef Py_ssize_t b, classes
-    cdef Ahead ahead
+    cdef Ahead ahead, target_ahead
     set_lanes(state + MASS, <real>0)
     set_lanes(state + CROSS, <real>0)
     if job.tiles == 0:  # else the first sets these
@@ -43,14 +47,18 @@ cdef inline void scan_tile(
         if is_stopped_at(job.watch, b):
             break
         classes = read_tile(&job.x, job, first, count, b, tile)
-        raise_tops(tile, b * job.tile, classes, state)
         if job.labels != NULL:
             pick_labels(tile, b * job.tile, classes, state)
+        ahead = tile_ahead(&job.x, job, first, b, classes)
+        if not kept:
+            classes = take_tops(tile, b * job.tile, classes, state)
+            sum_exponentials(tile, b * job.tile, classes, state, &ahead)
+            continue
+        raise_tops(tile, b * job.tile, classes, state)
         if q != NULL:
             read_target_tile(job, first, count, b, classes, q)
-            ahead = tile_ahead(&job.y, job, first, b, classes)
-            add_target(tile, q, classes, state, &ahead)
-        ahead = tile_ahead(&job.x, job, first, b, classes)
+            target_ahead = tile_ahead(&job.y, job, first, b, classes)
+            add_target(tile, q, classes, state, &target_ahead)
         add_exponentials(tile, b * job.tile, classes, state, &ahead)
 
 
@@ -91,6 +99,13 @@ cdef inline real finite_top(real top) noexcept nogil:
     return top if top != -INFINITY else <real>0  # -inf - -inf would be nan
 
 
+cdef inline real add_unless(bint left_out, real total, real term) noexcept nogil:
+    """total + term, or total: one masked addition with AVX-512, an addition of 0 where selecting takes longer."""
+    if FX_EXP_LANES:
+        return total if left_out else total + term
+    return total + (<real>0 if left_out else term)
+
+
 cdef inline void add_exponentials(
     real* tile, Py_ssize_t begin, Py_ssize_t classes, real* state, const Ahead* ahead
 ) noexcept nogil:
@@ -100,7 +115,7 @@ cdef inline void add_exponentials(
     cdef real tops[LANES]
     cdef real at[LANES]
     cdef real values[LANES]
-    cdef real c_real = <real>begin, zero = 0, one = 1
+    cdef real c_real = <real>begin, one = 1
     cdef Py_ssize_t c, lane, start = 0
     for lane in range(LANES):
         total[lane] = 0
@@ -113,18 +128,88 @@ cdef inline void add_exponentials(
             exp_lanes(tile + c * LANES, tops, values)
             for lane in range(LANES):
                 tile[c * LANES + lane] = values[lane]
-                part[lane] += zero if c_real == at[lane] else values[lane]
+                part[lane] = add_unless(c_real == at[lane], part[lane], values[lane])
             c_real += one
         for lane in range(LANES):
             total[lane] += part[lane]
         start += GROUP
-    if begin == 0:
-        for lane in range(LANES):
-            state[REST + lane], state[LOST + lane] = total[lane], 0
-        return
     for lane in range(LANES):
         values[lane] = total[lane]
-    add_lanes(state + REST, state + LOST, values)
+    add_rest(values, begin, state)
+
+
+cdef inline void add_rest(const real* term, Py_ssize_t begin, real* state) noexcept nogil:
+    """Add what a tile that begins at class `begin` sums up to."""
+    cdef Py_ssize_t lane
+    if begin > 0:
+        add_lanes(state + REST, state + LOST, term)
+        return
+    for lane in range(LANES):
+        state[REST + lane], state[LOST + lane] = term[lane], 0
+
+
+cdef inline Py_ssize_t take_tops(real* tile, Py_ssize_t begin, Py_ssize_t classes, real* state) noexcept nogil:
+    """The new maximum in every lane, which changes places with the one before it; how many others that leaves.
+
+    So no sum has to leave out a class, as in `add_exponentials`, and no exponential is 1; but the tile's classes are
+    moved. A nan stays one of the others, or the maximum.
+    """
+    cdef real top[LANES]
+    cdef real values[LANES]
+    cdef real others[LANES]
+    cdef real rise, scale, value, zero = 0
+    cdef const real* before = state + TOP if begin > 0 else tile
+    cdef Py_ssize_t c, lane, left = 0
+    for lane in range(LANES):
+        top[lane] = before[lane]
+    for c in range(0 if begin > 0 else 1, classes):
+        for lane in range(LANES):
+            values[lane] = tile[c * LANES + lane]
+        for lane in range(LANES):  # loops of their own, or GCC stores only where something changes
+            others[lane] = top[lane] if top[lane] < values[lane] else values[lane]
+            top[lane] = larger(values[lane], top[lane])
+        for lane in range(LANES):
+            tile[left * LANES + lane] = others[lane]
+        left += 1
+    for lane in range(LANES if begin > 0 else 0):
+        rise = top[lane] - state[TOP + lane]  # may overflow to inf
+        scale = exp_negative(<real>-rise)
+        value = (state[REST + lane] + state[LOST + lane]) * scale
+        state[REST + lane] = value if rise > zero else state[REST + lane]
+        state[LOST + lane] = zero if rise > zero else state[LOST + lane]
+    for lane in range(LANES):
+        state[TOP + lane] = top[lane]
+    return left
+
+
+cdef inline void sum_exponentials(
+    const real* tile, Py_ssize_t begin, Py_ssize_t left, real* state, const Ahead* ahead
+) noexcept nogil:
+    """exp(x - top) of what `take_tops` has left, added to REST."""
+    cdef real total[LANES]
+    cdef real part[LANES]
+    cdef real tops[LANES]
+    cdef real values[LANES]
+    cdef Py_ssize_t c, lane, start = 0
+    for lane in range(LANES):
+        total[lane] = 0
+        tops[lane] = finite_top(state[TOP + lane])
+    while start < left:
+        for lane in range(LANES):
+            part[lane] = 0
+        for c in range(start, min(start + GROUP, left)):
+            fetch(ahead, c)
+            exp_lanes(tile + c * LANES, tops, values)
+            for lane in range(LANES):
+                part[lane] += values[lane]
+        for lane in range(LANES):
+            total[lane] += part[lane]
+        start += GROUP
+    if begin == 0:
+        fetch(ahead, left)  # for the class that was taken
+    for lane in range(LANES):
+        values[lane] = total[lane]
+    add_rest(values, begin, state)
 
 
 cdef inline void add_target(

@@ -22,6 +22,8 @@ LEVELS = {"v2": ("", 16), "v3": ("_v3", 32), "v4": ("_v4", 64)}
 
 HOT = re.compile(r"( +)for (lane in range\(LANES\)|j in range\(.+\)):")  # all lanes, or the numbers of a block
 
+UNROLLED = "_few_classes.pxi"  # where loops over classes are compiled for constant numbers of them
+
 # What GCC need not do once loops are vectorised: it takes a fifth of the time, and changes no loop any more.
 LATE = ["-fira-algorithm=priority", "-fno-ivopts", "-fno-gcse", "-fno-gcse-after-reload", "-fno-schedule-insns2"]
 
@@ -64,7 +66,8 @@ def hot_loops(level):
         for number, line in enumerate(lines, 1):
             if head := HOT.match(line):
                 body = list(takewhile(lambda text, indent=head[1]: text.startswith(indent + " "), lines[number:]))
-                innermost = not any(text.lstrip().startswith("for ") for text in body)
+                inner = {text.strip() for text in body if text.lstrip().startswith("for ")}
+                innermost = not inner or (path.name == UNROLLED and inner == {"for c in range(classes):"})
                 excepted = any(part in "\n".join([line, *body]) for part, at in EXCEPTIONS.items() if level in at)
                 if innermost and not excepted:
                     found.add((path.name, number))
