@@ -108,6 +108,12 @@ cdef inline void add(double* total, double* error, double term) noexcept nogil:
     total[0] = after
 
 
+cdef inline void add_sum(double* total, double* error, double other, double lost) noexcept nogil:
+    """The same for what `add` has added up elsewhere."""
+    add(total, error, other)
+    error[0] += lost
+
+
 cdef inline double settle(double total, double error) noexcept nogil:
     return total + error if not isinf(total) else total  # beside inf the error is nan
 
@@ -121,7 +127,7 @@ cdef inline double settle_work(Work* work, Py_ssize_t lanes) noexcept nogil:
     cdef double total = 0, error = 0
     cdef Py_ssize_t i
     for i in range(lanes):
-        add(&total, &error, settle(work.total[i], work.error[i]))
+        add_sum(&total, &error, work.total[i], work.error[i])
         work.total[i] = work.error[i] = 0
     return settle(total, error)
 
@@ -139,6 +145,8 @@ cdef inline double total_of(const double* sums, Py_ssize_t tasks) noexcept nogil
 
 
 cdef inline char* sample_at(const Tensor* tensor, Py_ssize_t inner, Py_ssize_t s) noexcept nogil:
+    if inner == 1:  # no division
+        return tensor.data + s * tensor.outer * tensor.itemsize
     return tensor.data + ((s // inner) * tensor.outer + (s % inner) * tensor.inner) * tensor.itemsize
 
 

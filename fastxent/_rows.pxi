@@ -261,7 +261,10 @@ cdef inline void cross_entropy_sample(
         if job.z_loss != 0:  # else the gradient would wait for the logarithm
             p.z = 2 * job.z_loss * (p.row.top + log1p_double(p.row.rest))
         p.share = p.row.mass + p.hot + p.z
-        p.e_k = exp_double(below)
+        if labelled and kept != NULL and job.blocks == 1:
+            p.e_k = kept[p.k]
+        else:
+            p.e_k = exp_double(below)
         softmax_gradient(job, s, p, block, work, turns)
 
 

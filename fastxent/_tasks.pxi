@@ -170,7 +170,7 @@ cdef double sum_chunk(const Job* job, Py_ssize_t begin, Py_ssize_t end, const re
         add(&total, &error, weighted(values[s], scale[s * job.scale.step]))
         s += 1
     for lane in range(SUM_LANES if end - begin >= SUM_LANES else 0):
-        add(&total, &error, settle(totals[lane], errors[lane]))
+        add_sum(&total, &error, totals[lane], errors[lane])
     return settle(total, error)
 
 

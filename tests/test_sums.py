@@ -41,3 +41,12 @@ def test_any_number_of_samples_is_summed(samples):
     weights = np.arange(samples) % 3
     assert fx.nll_loss(x, target, sample_weight=weights, reduction="sum") == np.sum(-x[:, 0] * weights)
     assert fx.nll_loss(x, target, weight=[0.25]) == (samples + 1) / 2
+
+
+def test_weights_that_cancel_leave_the_others():
+    x, target = np.zeros((1000, 3)), np.ones(1000, int)
+    target[0], target[-1] = 0, 2
+    weight = np.array([2.0**60, 1, -(2.0**60)])
+    for options in ({"weight": weight}, {"sample_weight": weight[target]}):
+        assert fx.cross_entropy(x, target, **options) == pytest.approx(math.log(3), rel=1e-15)
+        assert fx.cross_entropy(x, target, **options, reduction="sum") == pytest.approx(998 * math.log(3), rel=1e-15)
