@@ -66,6 +66,8 @@ cdef inline void raise_tops(const real* tile, Py_ssize_t begin, Py_ssize_t class
     """The new maximum and its class in every lane; what was summed under the old one is rescaled."""
     cdef real top[LANES]  # what nothing else can point to stays in registers
     cdef real at[LANES]
+    cdef real new_top[LANES]
+    cdef real new_at[LANES]
     cdef real value, rest, lost, mass, cross, before, rise, scale, zero = 0, one = 1
     cdef real c_real = <real>begin
     cdef Py_ssize_t c, lane
@@ -76,9 +78,11 @@ cdef inline void raise_tops(const real* tile, Py_ssize_t begin, Py_ssize_t class
             top[lane], at[lane] = state[TOP + lane], state[AT + lane]
     for c in range(classes):
         for lane in range(LANES):
-            value = larger(tile[c * LANES + lane], top[lane])
-            at[lane] = at[lane] if value == top[lane] else c_real
-            top[lane] = value
+            value = tile[c * LANES + lane]
+            new_at[lane] = c_real if value > top[lane] else at[lane]
+            new_top[lane] = larger(value, top[lane])
+        for lane in range(LANES):  # a loop of its own, or GCC stores only where something changes
+            top[lane], at[lane] = new_top[lane], new_at[lane]
         c_real += one
     for lane in range(LANES if begin > 0 else 0):
         before = state[TOP + lane]
@@ -165,7 +169,7 @@ cdef inline Py_ssize_t take_tops(real* tile, Py_ssize_t begin, Py_ssize_t classe
     for c in range(0 if begin > 0 else 1, classes):
         for lane in range(LANES):
             values[lane] = tile[c * LANES + lane]
-        for lane in range(LANES):  # loops of their own, or GCC stores only where something changes
+        for lane in range(LANES):  # loops of their own, as above
             others[lane] = top[lane] if top[lane] < values[lane] else values[lane]
             top[lane] = larger(values[lane], top[lane])
         for lane in range(LANES):

@@ -64,12 +64,10 @@ FAULTS = {
     ],
     "fastxent/_lanes.pxi": [
         ("value = (rest + lost + one) * scale", "value = (rest + lost) * scale", "reference::every_block"),
-        ("at[lane] = at[lane] if value == top[lane] else c_real", "at[lane] = c_real",
+        ("at[lane] = c_real if value > top[lane] else at[lane]", "at[lane] = c_real",
          "reference::any_number_of_classes"),
         ("<real>NAN if size > largest else rest", "rest", "semantics::row_of_only"),
         ("add_unless(c_real == at[lane], part", "add_unless(False, part", "reference::any_number_of_classes"),
-        ("value = (state[REST + lane] + state[LOST + lane]) * scale", "value = state[REST + lane] * scale",
-         "accuracy::side_by_side"),
         ("state[REST + lane] = value if rise > zero else state[REST + lane]", "state[REST + lane] = value",
          "odd_inputs::result"),
         ("top[lane] if top[lane] < values[lane]", "values[lane] if top[lane] < values[lane]",
