@@ -19,7 +19,7 @@ GCC_FLAGS = [
 KERNELS = {
     "_kernels": [
         "_team.h", "_simd.h", "_numbers.pxi", "_blocks.pxi", "_watch.pxi", "_job.pxi", "_gradient.pxi", "_rows.pxi",
-        "_split.pxi", "_tiles.pxi", "_lanes.pxi", "_short_rows.pxi", "_few_classes.pxi", "_lane_operations.pxi",
+        "_split.pxi", "_tiles.pxi", "_lanes.pxi", "_short_rows.pxi", "_lane_operations.pxi", "_few_classes.pxi",
         "_tasks.pxi", "_terms.pxi", "_elementwise.pxi",
     ],
     "_limits": ["_team.h", "_simd.h", "_numbers.pxi", "_blocks.pxi"],

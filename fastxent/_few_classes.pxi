@@ -8,15 +8,16 @@ cdef enum:
 cdef inline bint are_few(const Job* job) noexcept nogil:
     """Whether this is for them: a gradient of labels alone."""
     return (
-        1 < job.classes <= FEW and job.y.storage == NO_ARRAY and job.spread == 0 and job.z_loss == 0
-        and job.out.storage != NO_ARRAY
+        job.operation == CROSS_ENTROPY and 1 < job.classes <= FEW and job.y.storage == NO_ARRAY
+        and job.spread == 0 and job.z_loss == 0 and job.out.storage != NO_ARRAY
     )
 
 
 cdef inline void cross_entropy_of_few(
-    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, bint skips, real* state, Work* work
+    const Job* job, Py_ssize_t first, Py_ssize_t count, real* tile, real* state, Work* work
 ) noexcept nogil:
-    """`cross_entropy_tile`, once labels have been read."""
+    """`cross_entropy_tile` for them."""
+    cdef bint skips = read_labels(job, first, count, state)
     cdef Ahead ahead = tile_ahead(&job.x, job, first, 0, job.classes)
     cdef Py_ssize_t c
     read_tile(&job.x, job, first, count, 0, tile)
@@ -73,12 +74,3 @@ cdef inline void make_few(real* tile, Py_ssize_t classes, real* state) noexcept 
             x = factor * e[c * LANES + lane]
             tile[c * LANES + lane] = patch if label == c_real else x
             c_real += one
-
-
-cdef inline void skip_class(real* tile, const real* state) noexcept nogil:
-    """PATCH for samples without a label that counts."""
-    cdef real value, patch, zero = 0
-    cdef Py_ssize_t lane
-    for lane in range(LANES):
-        value, patch = tile[lane], state[PATCH + lane]
-        tile[lane] = patch if state[LABEL + lane] < zero else value

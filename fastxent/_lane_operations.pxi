@@ -85,9 +85,6 @@ cdef inline void cross_entropy_tile(
     cdef bint skips = read_labels(job, first, count, state) if labelled else False
     cdef real log_total, lse, below, loss, z_loss = job.z_loss, two_z = 2 * job.z_loss
     cdef Py_ssize_t lane
-    if are_few(job):
-        cross_entropy_of_few(job, first, count, tile, skips, state, work)
-        return
     scan_lanes(job, first, count, tile, q if dense else <real*>NULL, state, work)
     settle_lanes(state)
     if not labelled:
@@ -147,7 +144,7 @@ cdef inline void skip_lanes(
 
 
 cdef inline bint read_labels(const Job* job, Py_ssize_t first, Py_ssize_t count, real* state) noexcept nogil:
-    """LABEL, HOT and SKIP; whether any label is to be skipped."""
+    """LABEL and HOT; whether any label is to be skipped."""
     cdef const real* weight = <const real*>job.weight.data
     cdef const int64_t* labels = job.labels + first
     cdef int label[LANES]
@@ -254,7 +251,7 @@ cdef inline void finish_gradient(
     cdef real patch[LANES]
     cdef real label[LANES]
     cdef real minus[LANES]
-    cdef real g, value, c_real = <real>begin, zero = 0, one = 1
+    cdef real g, value, c_real = <real>begin, one = 1
     cdef Py_ssize_t c, lane
     for lane in range(LANES):
         factor[lane], patch[lane] = state[FACTOR + lane], state[PATCH + lane]
@@ -268,9 +265,16 @@ cdef inline void finish_gradient(
             tile[c * LANES + lane] = value if label[lane] == c_real else g
         c_real += one
         if skips:
-            for lane in range(LANES):
-                g, value = tile[c * LANES + lane], patch[lane]
-                tile[c * LANES + lane] = value if label[lane] < zero else g
+            skip_class(tile + c * LANES, state)
+
+
+cdef inline void skip_class(real* tile, const real* state) noexcept nogil:
+    """PATCH for samples without a label that counts."""
+    cdef real value, patch, zero = 0
+    cdef Py_ssize_t lane
+    for lane in range(LANES):
+        value, patch = tile[lane], state[PATCH + lane]
+        tile[lane] = patch if state[LABEL + lane] < zero else value
 
 
 cdef inline void label_targets(

@@ -9,7 +9,7 @@ cdef enum:
 
 cdef enum Quantity:  # offsets into state
     TOP = 0 * LANES  # largest logit
-    AT = 1 * LANES  # its class
+    AT = 1 * LANES  # its class, where exponentials are kept
     REST = 2 * LANES  # sum of exp(x - top) over the other classes
     LOST = 3 * LANES  # what rounding has taken from REST
     MASS = 4 * LANES  # sum of q

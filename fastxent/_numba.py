@@ -22,6 +22,7 @@ from ._numba_trace import LANES
 
 GRAIN = 1 << 15  # elements in one task
 MOST_TASKS = 1024  # of elements, with a sum each: more elements make them longer
+SHORT = ("logsumexp", "softmax", "cross_entropy")  # kernels that there are for short rows too
 MAPS = ("softmax", "log_softmax", "softmax_vjp", "log_softmax_vjp")  # kernels that fill an array like x, and no other
 KEEPING = ("softmax", "cross_entropy", "nll")  # kernels that keep the exponentials of rows for a result
 FEW_CLASSES = 64  # contiguous classes up to here go to lane kernels
@@ -39,7 +40,7 @@ def _type_of(argument: Any) -> Any:
     """One type for arrays of any strides, so that there is one version for each type of number."""
     if isinstance(argument, np.ndarray):
         return types.Array(from_dtype(argument.dtype), argument.ndim, "A", readonly=True)
-    return types.none if argument is None else types.float64 if isinstance(argument, float) else types.int64
+    return types.none if argument is None else types.int64 if isinstance(argument, int) else types.float64
 
 
 def _compile(key: tuple[Any, ...], arguments: tuple[Any, ...]) -> tuple[Callable[..., Any], Any]:
@@ -74,16 +75,17 @@ def _plan(
     """None if there is nothing to do. `plain` is as in `_run`."""
     classes, inner = shape[1], shape[2] if len(shape) == 3 else 1
     samples, size = shape[0] * inner, max(1, GRAIN // max(1, classes))
+    whole = -(-size // LANES) * LANES
     computing = DOUBLE if dtype == DOUBLE else SINGLE
     if samples == 0 or (classes == 0 and name in MAPS):  # an array of no bytes may well have 2^60 samples
         return None
     together, kinds = strides[1] == dtype.itemsize, (dtype, y_dtype, len(shape), out_strides is None)
     if together and plain and _are_short_rows(name, dtype, classes, out_strides):
         spare = LANES * (classes + 2)
-        return Plan((getattr(short_rows, name), *kinds), -(-size // LANES) * LANES, samples, None, (spare, computing))
+        return Plan((getattr(short_rows, name), *kinds), whole, samples, None, (spare, computing))
     side_by_side = strides[-1 if inner > 1 else 0] == dtype.itemsize and (inner == 1 or inner >= LANES // 4)
     if classes <= FEW_CLASSES if together or classes == 1 else side_by_side:
-        return Plan((getattr(lanes, name), *kinds), -(-size // LANES) * LANES, samples, None, (0, computing))
+        return Plan((getattr(lanes, name), *kinds), whole, samples, None, (0, computing))
     parts = number_of_parts(samples, classes)
     kept = KEPT // computing.itemsize if name in KEEPING and out_strides is not None else BLOCK
     room = min(classes, BLOCK) if parts or classes > kept else classes
@@ -93,7 +95,7 @@ def _plan(
 
 def _are_short_rows(name: str, dtype: np.dtype[Any], classes: int, out_strides: tuple[int, ...] | None) -> bool:
     """Whether there are kernels for those, classes being side by side."""
-    if not hasattr(short_rows, name) or not short_rows.LEAST <= classes <= short_rows.MOST:
+    if name not in SHORT or not short_rows.LEAST <= classes <= short_rows.MOST:
         return False
     return out_strides is None or len(out_strides) == 1 or out_strides[1] == dtype.itemsize
 

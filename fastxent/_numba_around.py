@@ -1,13 +1,18 @@
-"""What surrounds every Numba kernel: how the processor computes meanwhile, and what its copy on disk depends on."""
+"""What makes a Numba kernel: how the processor computes meanwhile, what its copy on disk depends on, its answer."""
 
 import inspect
 import platform
 import zlib
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from llvmlite import ir
+from numba import types
 from numba.core import cgutils
+from numba.extending import intrinsic
+
+from ._numba_trace import Array, Value
 
 HERE = Path(__file__).parent
 WRITERS = sorted([*HERE.glob("_numba_*.py"), *HERE.glob("_formulas.py")])  # who has a part in what is compiled
@@ -52,3 +57,32 @@ def function_that(like, write):
     code = f"def enclose(sources):\n  def {name}({parameters}): sources; return write({parameters})\n  return {name}"
     exec(compile(code, like.__code__.co_filename, "exec"), space)
     return space["enclose"](SOURCES)
+
+
+def _value(context, builder, code, kind):
+    if isinstance(kind, types.NoneType):
+        return None
+    return Array(context, builder, code, kind) if isinstance(kind, types.Array) else Value(builder, code, kind)
+
+
+def kernel(*returns):
+    """Make of a function one for Numba to compile, which does what it writes when called with such arguments.
+
+    It gives back a tuple of numbers of these types.
+    """
+    result = types.Tuple(returns)
+
+    def decorate(function):
+        def typed(_context, *kinds):
+            def generate(context, builder, signature, codes):
+                with plain_arithmetic(builder), visible_results(builder):
+                    found = function(*map(partial(_value, context, builder), codes, signature.args))
+                return context.make_tuple(builder, result, [value.code for value in found or ()])
+
+            return result(*kinds), generate
+
+        kind, names = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.signature(function).parameters
+        typed.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in ("_context", *names)])
+        return function_that(function, intrinsic(typed))
+
+    return decorate

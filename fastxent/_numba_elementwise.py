@@ -16,6 +16,7 @@ from ._formulas import (
     reciprocal,
     settle_lanes,
 )  # fmt: skip
+from ._numba_around import kernel
 from ._numba_blocks import Row
 from ._numba_trace import (
     FLOAT64,
@@ -25,7 +26,6 @@ from ._numba_trace import (
     each,
     either,
     folded,
-    kernel,
     packs,
     smaller,
     tasks,

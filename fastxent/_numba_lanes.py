@@ -18,11 +18,12 @@ from ._formulas import (
     settled,
     widen,
 )  # fmt: skip
+from ._numba_around import kernel
 from ._numba_blocks import is_large, shares
 from ._numba_gradient import Gradient
 from ._numba_sums import sum_if
 from ._numba_tiles import NUMBERS, TILE, Tiles, load_some, store_some
-from ._numba_trace import FLOAT64, INT32, LANES, Variables, during, each, kernel, larger, smaller, tasks, when, where
+from ._numba_trace import FLOAT64, INT32, LANES, Variables, during, each, larger, smaller, tasks, when, where
 
 GROUP = 8  # classes summed before their sum is added to the total: keeps the error of float32 below 1 ulp
 
@@ -184,7 +185,7 @@ class Scale:
 # x, probs, grad_output, out, grad: (outer, classes, inner) with any strides; labels, loss and scale: (samples,);
 # weight: (classes,); the last two may have length 1. Labels or probs are None, and grad if it is not wanted. Losses are
 # summed if `summed` is not 0.
-# `like` is an array of the computing type; counter: how many tasks of `size` samples have been taken.
+# `spare` has the computing type; counter: how many tasks of `size` samples have been taken, see `tasks`.
 
 
 @kernel()

@@ -14,6 +14,7 @@ from ._formulas import (
     sample_loss,
     settled,
 )  # fmt: skip
+from ._numba_around import kernel
 from ._numba_blocks import Kept, Rows, Target, shares, sums, total
 from ._numba_gradient import Gradient, Late, at_once, exponentials
 from ._numba_split import join_rows, join_sums, parts
@@ -25,7 +26,6 @@ from ._numba_trace import (
     each,
     folded,
     how_many,
-    kernel,
     larger,
     packs,
     when,

@@ -16,6 +16,7 @@ from ._formulas import (
     settled,
     widen,
 )  # fmt: skip
+from ._numba_around import kernel
 from ._numba_blocks import Row, Rows, shares
 from ._numba_gradient import Gradient
 from ._numba_lanes import Scale, Target, tiles
@@ -30,7 +31,6 @@ from ._numba_trace import (
     each,
     folded,
     how_many,
-    kernel,
     larger,
     packs,
     when,

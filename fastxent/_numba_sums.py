@@ -3,6 +3,7 @@
 from operator import add as plus
 
 from ._formulas import add, settle, settle_lanes
+from ._numba_around import kernel
 from ._numba_blocks import Constants, Row
 from ._numba_trace import (
     FLOAT64,
@@ -10,7 +11,6 @@ from ._numba_trace import (
     Variables,
     each,
     folded,
-    kernel,
     packs,
     tasks,
     when,

@@ -5,16 +5,11 @@ SIMD code, on any machine, without having to be recognised as such. Python's own
 `when` and `each` are the ones that run. Numba only has to call the result, which leaves little to compile.
 """
 
-import inspect
 from contextlib import contextmanager
-from functools import partial
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
-
-from ._numba_around import function_that, plain_arithmetic, visible_results
 
 CACHE_LINE = 64  # bytes
 LANES = 32  # two AVX-512 or four AVX2 registers of float32: enough to hide the latency of an addition
@@ -378,35 +373,3 @@ def packs(start, stop):
         yield index, None
     with when(whole < stop):
         yield whole, stop - whole
-
-
-# --- kernels -----------------------------------------------------------------------------------------------------
-
-
-def _value(context, builder, code, kind):
-    if isinstance(kind, types.NoneType):
-        return None
-    return Array(context, builder, code, kind) if isinstance(kind, types.Array) else Value(builder, code, kind)
-
-
-def kernel(*returns):
-    """Make of a function one for Numba to compile, which does what it writes when called with such arguments.
-
-    It gives back a tuple of numbers of these types.
-    """
-    result = types.Tuple(returns)
-
-    def decorate(function):
-        def typed(_context, *kinds):
-            def generate(context, builder, signature, codes):
-                with plain_arithmetic(builder), visible_results(builder):
-                    found = function(*map(partial(_value, context, builder), codes, signature.args))
-                return context.make_tuple(builder, result, [value.code for value in found or ()])
-
-            return result(*kinds), generate
-
-        kind, names = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.signature(function).parameters
-        typed.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in ("_context", *names)])
-        return function_that(function, intrinsic(typed))
-
-    return decorate

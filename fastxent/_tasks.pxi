@@ -49,13 +49,16 @@ cdef void run_lanes(const Job* job, Py_ssize_t begin, Py_ssize_t end, Work* work
     cdef Py_ssize_t first = begin, count
     cdef Py_ssize_t run = job.inner if job.inner > 1 else job.samples
     cdef Py_ssize_t line = CACHE_LINE // max(1, job.out.itemsize)
+    cdef bint few = are_few(job)
     while first < end:
         count = min(min(end - first, run - first % run), LANES)
         if job.rows:
             count = min(count, <Py_ssize_t>TILE // job.classes)
         if job.lines:
             count = min(count, LANES - (job.phase + first % run) % line)
-        if job.operation == CROSS_ENTROPY:
+        if few:
+            cross_entropy_of_few(job, first, count, tile, state, work)
+        elif job.operation == CROSS_ENTROPY:
             cross_entropy_tile(job, first, count, tile, q, state, work)
         elif job.operation == LOGSUMEXP:
             logsumexp_tile(job, first, count, tile, state, work)

@@ -208,6 +208,23 @@ def test_the_largest_numbers(dtype, classes):
         np.testing.assert_array_equal(fx.softmax(wide, 1), np.repeat(p[:1, :, None], 64, axis=2))
         loss = fx.cross_entropy(wide, np.repeat([[place, other]], 32, axis=1), reduction="none")
         assert loss.tolist() == [[0] * 32 + [np.inf] * 32]
+        wide_hot = np.repeat(hot[:, :, None], 64, axis=2).astype(dtype)
+        loss, grad = fx.cross_entropy_with_grad(np.repeat(wide, 2, axis=0), wide_hot, reduction="none")
+        assert loss.tolist() == [[0] * 64, [np.inf] * 64]
+        np.testing.assert_array_equal(grad, np.repeat(p[:, :, None], 64, axis=2) - wide_hot)
+
+
+@every_type
+@pytest.mark.parametrize("classes", [2, 5, 500])
+def test_impossible_classes_before_a_possible_one(dtype, classes):
+    x = np.full((1, classes, 64), -np.inf, dtype)  # classes apart, and in more than two tiles
+    x[:, -1] = 3
+    last = np.full((1, 64), classes - 1)
+    for layout in (x, np.ascontiguousarray(x[0].T)):
+        assert np.all(fx.logsumexp(layout, 1) == 3)
+        assert np.all(fx.softmax(layout, 1) == np.isfinite(layout))
+        labels = last.reshape(layout.shape[:1] + layout.shape[2:])
+        assert np.all(fx.cross_entropy(layout, labels, reduction="none") == 0)
 
 
 @every_kind

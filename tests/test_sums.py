@@ -43,7 +43,7 @@ def test_any_number_of_samples_is_summed(samples):
     assert fx.nll_loss(x, target, weight=[0.25]) == (samples + 1) / 2
 
 
-def test_weights_that_cancel_leave_the_others():
+def test_weights_that_cancel_leave_the_others():  # of as many samples as one task has: sums of tasks are rounded
     x, target = np.zeros((1000, 3)), np.ones(1000, int)
     target[0], target[-1] = 0, 2
     weight = np.array([2.0**60, 1, -(2.0**60)])
