@@ -1,5 +1,5 @@
-# Two to four classes with a label: loops over lanes in which all classes of a sample are in registers, for both its loss
-# and its gradient. What is stored between loops is half of what longer tiles take there.
+# Two to four classes with a label, for both loss and gradient: one loop over lanes has all of a sample's classes in
+# registers, where longer tiles go through memory from step to step.
 
 cdef enum:
     FEW = 4  # classes
