@@ -44,8 +44,7 @@ cdef inline void make_few(real* tile, Py_ssize_t classes, real* state) noexcept 
     cdef real e[FEW * LANES]
     cdef real tops[LANES]
     cdef real bases[LANES]
-    cdef real top, label, rest, ties, own, e_k, x, factor, patch, c_real, size, zero = 0, one = 1
-    cdef real largest = FLT_MAX if real is float else DBL_MAX
+    cdef real top, label, rest, ties, own, e_k, x, factor, patch, c_real, one = 1
     cdef Py_ssize_t lane, c
     for lane in range(LANES):
         top = -INFINITY
@@ -64,8 +63,7 @@ cdef inline void make_few(real* tile, Py_ssize_t classes, real* state) noexcept 
             own = x if label == c_real else own
             e_k = e[c * LANES + lane] if label == c_real else e_k
             c_real += one
-        size = top if top > zero else -top
-        rest = <real>NAN if size > largest else rest + ties
+        rest = settled(top, <real>(rest + ties))
         state[SCRATCH + lane] = state[HOT + lane] * (log1p_above(rest) - (own - top))
         factor = state[MINUS + lane] * state[HOT + lane] / (one + rest)
         patch = -factor * (rest + (one - e_k))

@@ -242,15 +242,18 @@ cdef inline void add_target(
         start += GROUP
 
 
+cdef inline real settled(real top, real rest) noexcept nogil:
+    """`rest`, or nan if the largest logit is infinite."""
+    cdef real zero = 0, largest = FLT_MAX if real is float else DBL_MAX
+    cdef real size = top if top > zero else -top
+    return <real>NAN if size > largest else rest
+
+
 cdef inline void settle_lanes(real* state) noexcept nogil:
     """REST is final; it is nan where the largest logit is infinite."""
-    cdef real rest, size, zero = 0, largest = FLT_MAX if real is float else DBL_MAX
     cdef Py_ssize_t lane
     for lane in range(LANES):
-        rest = state[REST + lane] + state[LOST + lane]
-        size = state[TOP + lane]
-        size = size if size > zero else -size
-        state[REST + lane] = <real>NAN if size > largest else rest
+        state[REST + lane] = settled(state[TOP + lane], state[REST + lane] + state[LOST + lane])
 
 
 cdef inline void exponential_tile(

@@ -61,7 +61,7 @@ FAULTS = {
     ],
     "fastxent/_few_classes.pxi": [
         ("ties = add_unless(x != top, ties, one)", "ties = 0", "reference::any_number_of_classes"),
-        ("rest = <real>NAN if size > largest else rest + ties", "rest = rest + ties", "semantics::row_of_only"),
+        ("settled(top, <real>(rest + ties))", "rest + ties", "semantics::row_of_only"),
         ("patch = -factor * (rest + (one - e_k))", "patch = -factor * rest", "reference::any_number_of_classes"),
         ("            skip_class(tile + c * LANES, state)\n", "            pass\n", "semantics::ignored_targets_give"),
         ("        skip_lanes(job, first, count, state + PATCH, state)\n", "", "semantics::ignored_targets_give"),
